@@ -1,0 +1,60 @@
+"""tnet: tensor networks and decompositions under a budget.
+
+Importing tnet loads neither torch, cupy, matplotlib nor numba: names are resolved on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Stopping": "tnet.options",
+    "Truncation": "tnet.options",
+    "compress": "tnet.compression",
+    "contract": "tnet.contraction",
+    "cp": "tnet.decompositions",
+    "load": "tnet.io",
+    "mpo": "tnet.decompositions",
+    "plan": "tnet.contraction",
+    "round": "tnet.algebra",
+    "save": "tnet.io",
+    "show_versions": "tnet.versions",
+    "tt": "tnet.decompositions",
+    "tucker": "tnet.decompositions",
+}
+_ROOMS = (
+    "algebra", "arrays", "compression", "contraction", "decompositions",
+    "errors", "formats", "io", "nn", "options", "parallel", "plot", "results",
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from tnet.algebra import round as round
+    from tnet.compression import compress as compress
+    from tnet.contraction import contract as contract
+    from tnet.contraction import plan as plan
+    from tnet.decompositions import cp as cp
+    from tnet.decompositions import mpo as mpo
+    from tnet.decompositions import tt as tt
+    from tnet.decompositions import tucker as tucker
+    from tnet.io import load as load
+    from tnet.io import save as save
+    from tnet.options import Stopping as Stopping
+    from tnet.options import Truncation as Truncation
+    from tnet.versions import show_versions as show_versions
+
+__all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"tnet.{name}")
+    raise AttributeError(f"module 'tnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_ROOMS})
