@@ -45,7 +45,22 @@ if TYPE_CHECKING:
     from tnet.options import Truncation as Truncation
     from tnet.versions import show_versions as show_versions
 
-__all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "Stopping",
+    "Truncation",
+    "__version__",
+    "compress",
+    "contract",
+    "cp",
+    "load",
+    "mpo",
+    "plan",
+    "round",
+    "save",
+    "show_versions",
+    "tt",
+    "tucker",
+]
 
 
 def __getattr__(name: str) -> Any:
