@@ -1,0 +1,369 @@
+"""Linear algebra that the array API standard lacks, or that needs care with small singular values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tnet.arrays.checks import check_finite, squared_norm
+from tnet.arrays.namespace import (
+    Array,
+    adjoint,
+    array_namespace,
+    astype,
+    dtype_name,
+    is_complex,
+    is_torch,
+    real_dtype,
+)
+from tnet.errors import ShapeError
+from tnet.options import Truncation
+
+__all__ = [
+    "TruncatedSVD",
+    "cholesky_solve_gram",
+    "eigh_descending",
+    "gram",
+    "gram_truncated",
+    "khatri_rao",
+    "qr",
+    "solve_triangular",
+    "svd_truncated",
+    "truncated_eigh",
+    "tsqr",
+    "tsqr_truncated",
+]
+
+# Elements of a panel that is widened to float64 or handed to LAPACK at a time: 8 MiB of float64.
+_PANEL = 1 << 20
+
+
+class TruncatedSVD(NamedTuple):
+    """``Y ~ U @ diag(s) @ Vh`` with the squared Frobenius norm of what was cut."""
+
+    U: Array
+    s: Array
+    Vh: Array
+    discarded: float
+
+
+def khatri_rao(matrices: Sequence[Array]) -> Array:
+    r"""Return the column-wise Kronecker product :math:`A_1 \odot \dots \odot A_d`.
+
+    Parameters
+    ----------
+    matrices : sequence of array, shapes (n_k, R)
+
+    Returns
+    -------
+    array, shape (n_1 * ... * n_d, R)
+        The row index runs in C order: that of the last matrix fastest.
+    """
+    if not matrices:
+        raise ShapeError("khatri_rao: no matrices given; pass at least one of shape (n, R).")
+    xp = array_namespace(*matrices)
+    columns = {int(matrix.shape[-1]) if matrix.ndim == 2 else -1 for matrix in matrices}
+    if len(columns) > 1 or -1 in columns:
+        shapes = [tuple(matrix.shape) for matrix in matrices]
+        raise ShapeError(f"khatri_rao: shapes {shapes}; give matrices with the same number of columns.")
+    product = matrices[0]
+    for matrix in matrices[1:]:
+        rows = product.shape[0] * matrix.shape[0]
+        product = xp.reshape(product[:, None, :] * matrix[None, :, :], (rows, matrix.shape[1]))
+    return product
+
+
+def gram(Y: Array) -> Array:
+    r"""Return :math:`Y Y^H`, in double precision also for single-precision input.
+
+    Parameters
+    ----------
+    Y : array, shape (m, n)
+
+    Returns
+    -------
+    array, shape (m, m), float64 or complex128
+
+    Notes
+    -----
+    m^2 n multiply-adds. Single precision is widened in panels of columns, so that no wide copy
+    of ``Y`` is made and the singular values of a float32 matrix are resolved to float32 accuracy.
+    """
+    xp = array_namespace(Y)
+    if dtype_name(Y) == "float64":
+        return Y @ xp.matrix_transpose(Y)
+    wide = xp.complex128 if is_complex(Y) else xp.float64
+    m, n = Y.shape
+    total = xp.zeros((m, m), dtype=wide, device=Y.device)
+    step = max(1, _PANEL // max(m, 1))
+    for start in range(0, n, step):
+        panel = astype(Y[:, start : min(start + step, n)], wide)
+        total = total + panel @ adjoint(panel)
+    return total
+
+
+def eigh_descending(G: Array) -> tuple[Array, Array]:
+    """Return eigenvalues (descending) and eigenvectors (columns) of a Hermitian matrix.
+
+    Parameters
+    ----------
+    G : array, shape (m, m)
+
+    Returns
+    -------
+    values : array, shape (m,)
+    vectors : array, shape (m, m)
+
+    Raises
+    ------
+    InputError
+        If an entry is not finite.
+    """
+    check_finite(G, "G")
+    xp = array_namespace(G)
+    values, vectors = xp.linalg.eigh(G)
+    return xp.flip(values), xp.flip(vectors, axis=1)
+
+
+def truncated_eigh(G: Array, truncation: Truncation) -> tuple[Array, Array, float]:
+    """Return the leading left singular vectors and values of ``Y`` from its Gram matrix ``Y Y^H``.
+
+    Parameters
+    ----------
+    G : array, shape (m, m)
+        Hermitian, positive semidefinite up to roundoff.
+    truncation : Truncation
+
+    Returns
+    -------
+    U : array, shape (m, r)
+    s : array, shape (r,)
+        Singular values of ``Y``, not of ``G``.
+    discarded : float
+        Squared Frobenius norm of what was cut.
+
+    Notes
+    -----
+    Singular values below about ``sqrt(eps * m)`` times the largest are roundoff.
+    """
+    xp = array_namespace(G)
+    values, vectors = eigh_descending(G)
+    values = xp.where(values > 0, values, xp.zeros_like(values))
+    squared = _to_list(values)
+    r = truncation.keep(squared)
+    return vectors[:, :r], xp.sqrt(values[:r]), math.fsum(squared[r:])
+
+
+def gram_truncated(Y: Array, truncation: Truncation) -> TruncatedSVD:
+    """Truncate the singular value decomposition of ``Y`` by way of its smaller Gram matrix.
+
+    Parameters
+    ----------
+    Y : array, shape (m, n)
+    truncation : Truncation
+
+    Returns
+    -------
+    TruncatedSVD
+        ``U`` (m, r), ``s`` (r,), ``Vh`` (r, n), ``discarded``.
+
+    Notes
+    -----
+    ``min(m, n) m n`` multiply-adds and one pass over ``Y``, the fastest path for a matrix with one
+    short side. Singular values below about ``1e-8`` times the largest are roundoff. The factor of
+    the short side is orthonormal to roundoff; the other, made by division through ``s``, only
+    to ``eps (s_1 / s_r)^2``. Their product is the projection of ``Y`` all the same.
+    """
+    m, n = Y.shape
+    if m > n:
+        flipped = gram_truncated(adjoint(Y), truncation)
+        return TruncatedSVD(adjoint(flipped.Vh), flipped.s, adjoint(flipped.U), flipped.discarded)
+    U, s, discarded = truncated_eigh(gram(Y), truncation)
+    return _projected(Y, U, s, discarded)
+
+
+def qr(Y: Array) -> tuple[Array, Array]:
+    """Return the reduced factors ``Q`` (m, k) and ``R`` (k, n) of ``Y`` (m, n), ``k = min(m, n)``."""
+    Q, R = array_namespace(Y).linalg.qr(Y, mode="reduced")
+    return Q, R
+
+
+def tsqr(Y: Array) -> Array:
+    """Return the triangular factor R of a tall matrix, ``Y^H Y = R^H R``, panel by panel.
+
+    Parameters
+    ----------
+    Y : array, shape (m, n)
+
+    Returns
+    -------
+    R : array, shape (min(m, n), n)
+
+    Notes
+    -----
+    The sequential (flat tree) TSQR: the R so far is stacked on the next panel of rows and
+    factorised again. 2 m n^2 flops, working memory of one panel; as stable as Householder QR.
+
+    References
+    ----------
+    .. [1] J. Demmel, L. Grigori, M. Hoemmen, J. Langou, "Communication-optimal parallel and
+       sequential QR and LU factorizations", SIAM J. Sci. Comput. 34 (2012).
+    """
+    squared_norm(Y, "Y")  # refuses non-finite entries
+    xp = array_namespace(Y)
+    m, n = Y.shape
+    step = max(4 * n, _PANEL // max(n, 1))
+    R = _qr_r(Y[: min(step, m), :])
+    for start in range(step, m, step):
+        R = _qr_r(xp.concat([R, Y[start : min(start + step, m), :]], axis=0))
+    return R
+
+
+def tsqr_truncated(Y: Array, truncation: Truncation) -> TruncatedSVD:
+    """Truncate the singular value decomposition of ``Y`` by way of the R factor of its long side.
+
+    Parameters
+    ----------
+    Y : array, shape (m, n)
+    truncation : Truncation
+
+    Returns
+    -------
+    TruncatedSVD
+        ``U`` (m, r), ``s`` (r,), ``Vh`` (r, n), ``discarded``.
+
+    Notes
+    -----
+    ``s`` and the factor of the short side are as accurate as those of :func:`svd_truncated`,
+    without a copy of ``Y``; the other factor is orthonormal to ``eps s_1 / s_r``.
+    """
+    m, n = Y.shape
+    if m > n:
+        flipped = tsqr_truncated(adjoint(Y), truncation)
+        return TruncatedSVD(adjoint(flipped.Vh), flipped.s, adjoint(flipped.U), flipped.discarded)
+    small = svd_truncated(adjoint(tsqr(adjoint(Y))), truncation)
+    return _projected(Y, small.U, small.s, small.discarded)
+
+
+def svd_truncated(Y: Array, truncation: Truncation) -> TruncatedSVD:
+    """Truncate the singular value decomposition of ``Y`` itself, the most accurate path.
+
+    Parameters
+    ----------
+    Y : array, shape (m, n)
+    truncation : Truncation
+
+    Returns
+    -------
+    TruncatedSVD
+        ``U`` (m, r) and ``Vh`` (r, n) orthonormal, ``s`` (r,), ``discarded``.
+
+    Raises
+    ------
+    InputError
+        If an entry is not finite; LAPACK may not return from such input.
+    """
+    check_finite(Y, "Y")
+    xp = array_namespace(Y)
+    U, s, Vh = xp.linalg.svd(Y, full_matrices=False)
+    squared = [value * value for value in _to_list(s)]
+    r = truncation.keep(squared)
+    return TruncatedSVD(U[:, :r], s[:r], Vh[:r, :], math.fsum(squared[r:]))
+
+
+def solve_triangular(A: Array, B: Array, *, lower: bool) -> Array:
+    """Return X with ``A X = B`` for a triangular ``A``.
+
+    Parameters
+    ----------
+    A : array, shape (n, n)
+        Only the triangle named by ``lower`` is read.
+    B : array, shape (n, k)
+    lower : bool
+        Whether ``A`` is lower triangular.
+    """
+    if isinstance(A, np.ndarray):
+        from scipy.linalg import solve_triangular as solve
+
+        return solve(A, B, lower=lower, check_finite=False)
+    xp = array_namespace(A, B)
+    if is_torch(A):
+        return xp.linalg.solve_triangular(A, B, upper=not lower)
+    return xp.linalg.solve(xp.tril(A) if lower else xp.triu(A), B)
+
+
+def cholesky_solve_gram(G: Array, M: Array) -> Array:
+    r"""Return the X of least norm with ``X G = M``, the normal equations of least squares.
+
+    Parameters
+    ----------
+    G : array, shape (R, R)
+        Hermitian, positive semidefinite up to roundoff.
+    M : array, shape (m, R)
+
+    Returns
+    -------
+    X : array, shape (m, R)
+
+    Raises
+    ------
+    InputError
+        If an entry of ``G`` is not finite.
+
+    Notes
+    -----
+    Cholesky, R^3/3 + 2 m R^2 flops. When G is singular to working precision (the factorisation
+    fails, or its smallest squared pivot is below ``eps * R`` times the largest), the
+    pseudo-inverse from the eigenvalues above ``eps * R * lambda_max`` takes its place.
+    """
+    check_finite(G, "G")
+    xp = array_namespace(G, M)
+    R = int(G.shape[0])
+    cutoff = R * float(xp.finfo(real_dtype(G)).eps)
+    L = _cholesky_or_none(xp, G)
+    if L is not None:
+        pivots = xp.real(xp.linalg.diagonal(L)) if is_complex(L) else xp.linalg.diagonal(L)
+        if float(xp.min(pivots)) ** 2 > cutoff * float(xp.max(pivots)) ** 2:
+            half = solve_triangular(L, adjoint(M), lower=True)
+            return adjoint(solve_triangular(adjoint(L), half, lower=False))
+    values, vectors = eigh_descending(G)
+    keep = values > cutoff * values[0]
+    safe = xp.where(keep, values, xp.ones_like(values))
+    inverse = xp.where(keep, 1 / safe, xp.zeros_like(values))
+    return ((M @ vectors) * astype(inverse, vectors.dtype)) @ adjoint(vectors)
+
+
+def _cholesky_or_none(xp: Any, G: Array) -> Array | None:
+    if is_torch(G):
+        L, info = xp.linalg.cholesky_ex(G)
+        return None if int(info) else L
+    try:
+        return xp.linalg.cholesky(G)
+    except np.linalg.LinAlgError:
+        return None
+
+
+def _projected(Y: Array, U: Array, s: Array, discarded: float) -> TruncatedSVD:
+    """Complete left singular vectors and values, possibly in wider precision, with ``Vh``."""
+    xp = array_namespace(Y)
+    U = astype(U, Y.dtype)
+    s = astype(s, real_dtype(Y))
+    inverse = xp.where(s > 0, 1 / xp.where(s > 0, s, xp.ones_like(s)), xp.zeros_like(s))
+    Vh = (adjoint(U) @ Y) * astype(inverse, Y.dtype)[:, None]
+    return TruncatedSVD(U, s, Vh, discarded)
+
+
+def _qr_r(Y: Array) -> Array:
+    if isinstance(Y, np.ndarray):
+        return np.linalg.qr(Y, mode="r")
+    xp = array_namespace(Y)
+    return xp.linalg.qr(Y, mode="r")[1] if is_torch(Y) else xp.linalg.qr(Y)[1]
+
+
+def _to_list(x: Array) -> list[float]:
+    if is_torch(x):
+        return x.detach().tolist()
+    return x.tolist() if hasattr(x, "tolist") else [float(x[k]) for k in range(x.shape[0])]
