@@ -39,7 +39,7 @@ def einsum(xp: Namespace, spec: str, *operands: Array) -> Array:
     left, arrow, right = spec.replace(" ", "").partition("->")
     terms: list[Labels] = [tuple(term) for term in left.split(",")]
     output: Labels = tuple(right)
-    if not arrow or len(terms) != len(operands):
+    if not operands or not arrow or len(terms) != len(operands):
         raise IndexLabelError(
             f"{spec!r} has {len(terms)} terms for {len(operands)} operands; write 'ij,jk->ik' in full."
         )

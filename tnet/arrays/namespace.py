@@ -19,6 +19,7 @@ __all__ = [
     "array_namespace",
     "as_array",
     "astype",
+    "common_dtype",
     "compute_dtype",
     "conj",
     "device_kind",
@@ -174,9 +175,18 @@ def require_floating(x: Array, name: str = "x") -> None:
     raise BackendError(f"{name} has dtype {kind}; allowed are {', '.join(_FLOATING)}: pass {remedy}.")
 
 
-def compute_dtype(x: Array) -> Any:
-    """Return the dtype to compute in: float32 for float16 and bfloat16, else that of ``x``."""
-    return array_namespace(x).float32 if dtype_name(x) in _HALF else x.dtype
+def common_dtype(*arrays: Array) -> Any:
+    """Return the dtype to which the arrays promote by the rules of the standard."""
+    first = arrays[0].dtype
+    if all(x.dtype == first for x in arrays):
+        return first
+    return array_namespace(*arrays).result_type(*(x.dtype for x in arrays))
+
+
+def compute_dtype(*arrays: Array) -> Any:
+    """Return the dtype to compute in: the common one, or float32 where that is half precision."""
+    common = common_dtype(*arrays)
+    return array_namespace(*arrays).float32 if _bare_name(common) in _HALF else common
 
 
 def to_compute(x: Array) -> Array:

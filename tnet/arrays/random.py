@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def standard_normal(rng: np.random.Generator, shape: Sequence[int], like: Array)
     return from_numpy_like(draw, like)
 
 
-def _seed(rng: object) -> int:
+def _seed(rng: Any) -> int:
     if rng is None:
         return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
     if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and rng >= 0:

@@ -93,14 +93,11 @@ class MatrixProductOperator(TensorFormat):
 
     def _contract(self) -> Array:
         xp = array_namespace(*self.cores)
-        rows, columns = 1, 1
-        done = xp.reshape(self.cores[0], (-1, self.cores[0].shape[-1]))
-        for core in self.cores:
+        _, rows, columns, s = self.cores[0].shape
+        done = xp.reshape(self.cores[0], (rows * columns, s))
+        for core in self.cores[1:]:
             r, m, n, s = core.shape
-            if rows * columns > 1 or core is not self.cores[0]:
-                done = done @ xp.reshape(core, (r, m * n * s))
-            # (rows, columns, m, n, s) -> (rows m, columns n, s)
-            done = xp.permute_dims(xp.reshape(done, (rows, columns, m, n, s)), (0, 2, 1, 3, 4))
+            done = xp.reshape(done @ xp.reshape(core, (r, m * n * s)), (rows, columns, m, n, s))
             rows, columns = rows * m, columns * n
-            done = xp.reshape(done, (rows * columns, s))
+            done = xp.reshape(xp.permute_dims(done, (0, 2, 1, 3, 4)), (rows * columns, s))
         return xp.reshape(done, self.shape)

@@ -14,6 +14,7 @@ from tnet.arrays import (
     array_namespace,
     as_array,
     astype,
+    common_dtype,
     compute_dtype,
     device_of,
     dtype_name,
@@ -91,11 +92,7 @@ class TensorFormat(ABC):
     @property
     def dtype(self) -> Any:
         """Dtype of the dense tensor: that to which all arrays promote."""
-        arrays = self.arrays
-        first = arrays[0].dtype
-        if all(array.dtype == first for array in arrays):
-            return first
-        return array_namespace(*arrays).result_type(*(array.dtype for array in arrays))
+        return common_dtype(*self.arrays)
 
     @property
     def device(self) -> Any:
@@ -128,8 +125,7 @@ class TensorFormat(ABC):
         """
         self._check_dense_size()
         dtype = self.dtype
-        probe = array_namespace(*self.arrays).empty((0,), dtype=dtype)
-        wide = compute_dtype(probe)
+        wide = compute_dtype(*self.arrays)
         return astype(self.map_arrays(lambda array: astype(array, wide))._contract(), dtype)
 
     def to(self: Self, device: Any) -> Self:

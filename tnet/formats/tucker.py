@@ -45,7 +45,8 @@ class TuckerTensor(TensorFormat):
             check_ndim(factor, 2, f"factors[{k}]", f"(n_{k}, r_{k})")
             if factor.shape[1] != core.shape[k]:
                 raise ShapeError(
-                    f"factors[{k}] has {factor.shape[1]} columns; mode {k} of the core has size {core.shape[k]}."
+                    f"factors[{k}] has {factor.shape[1]} columns, mode {k} of the core has size "
+                    f"{core.shape[k]}: make them equal."
                 )
         self._finish()
 
