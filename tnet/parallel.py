@@ -1,7 +1,7 @@
 """Run independent tasks in this process, in worker processes, or on an executor of the caller's.
 
-One argument serves everywhere: ``executor=None | int | "processes" | concurrent.futures.Executor | dask Client``.
-Results do not depend on it, nor on the number of workers.
+One argument, ``executor=``, serves everywhere: None, a number of processes, ``"processes"``, a
+``concurrent.futures.Executor`` or a Dask client. Results do not depend on it, nor on the number of workers.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import signal
 import sys
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import (
-    FIRST_COMPLETED,
     BrokenExecutor,
     CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
-    wait,
 )
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from tnet.errors import InputError, WorkerError
@@ -38,7 +37,6 @@ _THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
 )
 
 
@@ -50,7 +48,7 @@ class SupportsGetExecutor(Protocol):
         ...
 
 
-ExecutorLike: TypeAlias = None | int | Literal["processes"] | Executor | SupportsGetExecutor
+ExecutorLike: TypeAlias = int | Literal["processes"] | Executor | SupportsGetExecutor | None
 """What ``executor=`` takes."""
 
 
@@ -98,13 +96,13 @@ def run_tasks(
 
     Notes
     -----
-    Workers are spawned, never forked, ignore Ctrl-C (this process ends them) and run with one BLAS and one
-    Numba thread. As many tasks as workers are in flight, so tasks should carry 0.2-2 s of work; one submission
-    costs about 0.2 ms.
+    Workers are spawned, never forked, and run with one BLAS and one Numba thread. They ignore Ctrl-C: this
+    process ends them and raises ``KeyboardInterrupt``. As many tasks as workers are in flight, so tasks
+    should carry 0.2-2 s of work; one submission costs about 0.2 ms.
 
     When a worker dies, its pool is lost and every task in flight is a suspect. The suspects run again one
-    at a time in a pool of one worker, and only a task that breaks that pool is charged; a task that was merely
-    beside a killer is never charged. A script that asks for processes must start its work under
+    at a time in a pool of one worker, and only a task that breaks that pool is charged; a task that was
+    merely beside a killer is never charged. A script that asks for processes must start its work under
     ``if __name__ == "__main__":``, since each worker imports the script.
 
     Examples
@@ -168,7 +166,8 @@ class _Run(Generic[K, R]):
         raise error from failure.cause
 
     def error(self, message: str) -> WorkerError:
-        return WorkerError(message, dict(self.results))
+        partial: dict[object, object] = {**self.results}
+        return WorkerError(message, partial)
 
 
 def _run_here(run: _Run[Any, Any]) -> None:
@@ -178,13 +177,19 @@ def _run_here(run: _Run[Any, Any]) -> None:
         except Exception as error:
             run.record(key, _Failure(_summary(error), "", error))
             run.raise_failure()
-        run.record(key, outcome)
+        else:
+            run.record(key, outcome)
 
 
 def _run_on(run: _Run[Any, Any], executor: Any) -> None:
     """Hand everything to an executor of the caller's: it knows best how to spread the tasks."""
-    borrowed = executor if _is_executor(executor) else executor.get_executor()
-    suspects = _drain(run, borrowed, deque(run.items), window=len(run.items))
+    borrowed: Executor = executor if isinstance(executor, Executor) else executor.get_executor()
+    in_flight: dict[Future[Any], Any] = {}
+    try:
+        suspects = _drain(run, borrowed, deque(run.items), None, in_flight)
+    finally:
+        for future in in_flight:
+            future.cancel()
     if suspects:
         raise run.error(
             f"the executor broke while {len(suspects)} tasks were in flight, {suspects[0]!r} among them: "
@@ -218,62 +223,80 @@ def _in_fresh_pool(run: _Run[Any, Any], queue: deque[Any], n_workers: int) -> li
         n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     )
     try:
-        suspects = _drain(run, pool, queue, window=n_workers)
+        suspects = _drain(run, pool, queue, n_workers, {})
+        pool.shutdown(wait=True)
+    except WorkerError:
+        pool.shutdown(wait=True)
+        raise
     except BaseException:
         _terminate(pool)
         raise
-    pool.shutdown(wait=True, cancel_futures=True)
     return suspects
 
 
-def _drain(run: _Run[Any, Any], executor: Executor, queue: deque[Any], window: int) -> list[Any]:
-    """Take tasks from ``queue`` until it is empty, one fails, or the executor breaks.
+def _drain(
+    run: _Run[Any, Any],
+    executor: Executor,
+    queue: deque[Any],
+    window: int | None,
+    in_flight: dict[Future[Any], Any],
+) -> list[Any]:
+    """Take tasks from ``queue`` until it is empty, one fails or the executor breaks.
 
-    Returns the tasks whose fate is unknown because the executor broke. Raises after a failure, when the tasks
-    in flight have ended.
+    At most ``window`` tasks are under way at once, listed in ``in_flight``; None sets no bound. Returns those
+    whose fate is unknown because the executor broke. A failure is raised when the tasks at work have ended.
     """
-    in_flight: dict[Future[Any], Any] = {}
     suspects: list[Any] = []
-    try:
-        while in_flight or (queue and not suspects and not run.failures):
-            while queue and len(in_flight) < window and not suspects and not run.failures:
-                key = queue.popleft()
-                try:
-                    in_flight[executor.submit(_call, run.fn, run.items[key])] = key
-                except BrokenExecutor:
-                    suspects.append(key)
-            done, _ = wait(in_flight, return_when=FIRST_COMPLETED)
-            for future in done:
-                key = in_flight.pop(future)
-                try:
-                    outcome = _outcome(future)
-                except BrokenExecutor:
-                    suspects.append(key)
-                    continue
-                if outcome is not None:
-                    run.record(key, outcome[0])
-            if run.failures or suspects:
-                _cancel(in_flight)
-    except BaseException:
-        _cancel(in_flight)
-        raise
+    # A queue of finished futures costs the same for each task; wait() looks at all of them every time.
+    finished: SimpleQueue[Future[Any]] = SimpleQueue()
+    while True:
+        while queue and not suspects and not run.failures and (window is None or len(in_flight) < window):
+            key = queue.popleft()
+            try:
+                future = executor.submit(_call, run.fn, run.items[key])
+            except BrokenExecutor:
+                suspects.append(key)
+            except RuntimeError as error:
+                if window is not None:  # Python tells of a script without a guard for __main__
+                    raise
+                raise run.error(f"the executor takes no tasks ({error}): pass one that is open.") from error
+            else:
+                in_flight[future] = key
+                future.add_done_callback(finished.put)
+        if not in_flight:
+            break
+        future = finished.get()
+        if future not in in_flight:  # withdrawn
+            continue
+        key = in_flight.pop(future)
+        try:
+            outcome = _outcome(future)
+        except BrokenExecutor:
+            suspects.append(key)
+        else:
+            run.record(key, outcome)
+        if run.failures and window is None:
+            _withdraw(in_flight)
     run.raise_failure()
     return suspects
 
 
-def _outcome(future: Future[Any]) -> tuple[Any] | None:
-    """Return the result or failure of a task that ended, None if it never began."""
+def _withdraw(in_flight: dict[Future[Any], Any]) -> None:
+    for future in list(in_flight):
+        if future.cancel():
+            del in_flight[future]
+
+
+def _outcome(future: Future[Any]) -> Any:
+    """Return the result or the failure of a task that ended; a broken executor raises."""
     try:
-        return (future.result(),)
+        return future.result()
     except BrokenExecutor:
         raise
-    except CancelledError:
-        return None
-    except Exception as error:
-        # Raised on the way, not by the task: arguments or results that cannot be pickled, a lost Dask worker.
-        return (
-            _Failure(f"{_summary(error)} (functions, arguments and results must be picklable)", "", error),
-        )
+    except (Exception, CancelledError) as error:
+        # Not raised by the task but on the way: what cannot be pickled, a lost or cancelled Dask worker.
+        summary = f"{_summary(error)} (functions, arguments and results must be picklable)"
+        return _Failure(summary, "", error)
 
 
 def _call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -295,16 +318,20 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"
-    # The variables only reach libraries loaded from here on; the script's own imports may have been first.
+    # The variables reach only what is loaded from here on; the imports of the user's script came first.
     try:
         import threadpoolctl  # type: ignore[import-not-found]
     except ImportError:
         pass
     else:
         threadpoolctl.threadpool_limits(1)
-    for name, setter in (("torch", "set_num_threads"), ("numba", "set_num_threads")):
-        if name in sys.modules:
-            getattr(sys.modules[name], setter)(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "numba" in sys.modules:
+        sys.modules["numba"].set_num_threads(1)
+    else:
+        # Numba refuses to go on when this changes after its threads began.
+        os.environ["NUMBA_NUM_THREADS"] = "1"
 
 
 def _terminate(pool: ProcessPoolExecutor) -> None:
@@ -318,12 +345,9 @@ def _terminate(pool: ProcessPoolExecutor) -> None:
         process.join()
 
 
-def _cancel(futures: Iterable[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
-
-
 def _check_arguments(items: Mapping[Any, tuple[Any, ...]], retries: int) -> None:
+    if not isinstance(items, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"items is a {type(items).__name__}: give a mapping of id to tuple of arguments.")
     for key, args in items.items():
         if not isinstance(args, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"items[{key!r}] is a {type(args).__name__}: give the arguments as a tuple.")
@@ -337,17 +361,9 @@ def _worker_count(executor: object) -> int | None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(executor, int) and not isinstance(executor, bool) and executor >= 1:
         return executor
-    if executor is None or _is_executor(executor) or hasattr(executor, "get_executor"):
+    if executor is None or isinstance(executor, Executor) or hasattr(executor, "get_executor"):
         return None
     raise InputError(
         f"executor={executor!r}: give None, a number of processes >= 1, 'processes', "
         "a concurrent.futures.Executor or a dask Client."
-    )
-
-
-def _is_executor(executor: object) -> bool:
-    return (
-        isinstance(executor, Executor)
-        or callable(getattr(executor, "submit", None))
-        and not hasattr(executor, "get_executor")
     )
