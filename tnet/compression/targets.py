@@ -75,7 +75,8 @@ def dense_weight(module: nn.Module) -> torch.Tensor:
     if isinstance(module, nn.Linear):
         return module.weight.detach()
     raise InputError(
-        f"module of type {type(module).__name__}: only torch.nn.Linear and transformers' Conv1D hold a dense weight."
+        f"module of type {type(module).__name__}: "
+        "only torch.nn.Linear and transformers' Conv1D hold a dense weight."
     )
 
 
@@ -104,10 +105,10 @@ def find_targets(model: nn.Module, pattern: str | None = None) -> tuple[Target, 
 
     Notes
     -----
-    The blocks are the outermost ``ModuleList`` s called ``layers``, ``layer``, ``h``, ``block`` or ``blocks`` that
-    hold linear layers; where no list is called so, the longest list whose members are of one class. Left out
-    are layers that share their weight with an embedding or with a layer of another bias, and subclasses of ``nn.Linear``
-    (quantised, parametrised, or read by their owner without a call).
+    The blocks are the outermost ``ModuleList`` s called ``layers``, ``layer``, ``h``, ``block`` or ``blocks``
+    that hold linear layers; where no list is called so, the longest list whose members are of one class. Left
+    out are layers that share their weight with an embedding or with a layer of another bias, and subclasses
+    of ``nn.Linear`` (quantised, parametrised, or read by their owner without a call).
     """
     layers = _replaceable_layers(model)
     if not layers:
@@ -145,8 +146,8 @@ def group_by_input(
     Returns
     -------
     tuple of tuple of str
-        Every target's name once, groups in the order of their first member. Layers are together if in every call they
-        read the same memory with the same layout and no write in between. A layer that the batch
+        Every target's name once, groups in the order of their first member. Layers are together if in every
+        call they read the same memory with the same layout and no write in between. A layer that the batch
         does not reach stands alone.
 
     Notes
