@@ -1,1 +1,26 @@
-"""Placeholder until this room is furnished."""
+"""Functions on dense tensors and on formats: nothing here changes its operands."""
+
+from __future__ import annotations
+
+from tnet.algebra.canonical import canonicalise
+from tnet.algebra.operands import bounded_ranks
+from tnet.algebra.operators import matvec
+from tnet.algebra.products import hadamard, inner, norm
+from tnet.algebra.rounding import round
+from tnet.algebra.sums import add, scale
+from tnet.algebra.unfolding import fold, mode_product, unfold
+
+__all__ = [
+    "add",
+    "bounded_ranks",
+    "canonicalise",
+    "fold",
+    "hadamard",
+    "inner",
+    "matvec",
+    "mode_product",
+    "norm",
+    "round",
+    "scale",
+    "unfold",
+]

@@ -39,7 +39,7 @@ def einsum(xp: Namespace, spec: str, *operands: Array) -> Array:
     left, arrow, right = spec.replace(" ", "").partition("->")
     terms: list[Labels] = [tuple(term) for term in left.split(",")]
     output: Labels = tuple(right)
-    if not operands or not arrow or len(terms) != len(operands):
+    if not arrow or len(terms) != len(operands):
         raise IndexLabelError(
             f"{spec!r} has {len(terms)} terms for {len(operands)} operands; write 'ij,jk->ik' in full."
         )
@@ -48,11 +48,12 @@ def einsum(xp: Namespace, spec: str, *operands: Array) -> Array:
     if len(operands) > 2 and library_name(operands[0]) in _NATIVE:
         options = {"optimize": True} if library_name(operands[0]) in ("numpy", "cupy") else {}
         return xp.einsum(spec, *operands, **options)
-    current, labels = operands[0], terms[0]
-    for k in range(1, len(operands)):
+    arrays = list(operands)
+    current, labels = arrays[0], terms[0]
+    for k in range(1, len(arrays)):
         wanted = {*output}.union(*terms[k + 1 :])
         kept = tuple(dict.fromkeys(i for i in (*labels, *terms[k]) if i in wanted))
-        current = contract_pair(xp, current, labels, operands[k], terms[k], kept)
+        current = contract_pair(xp, current, labels, arrays[k], terms[k], kept)
         labels = kept
     return reduce_single(xp, current, labels, output)
 

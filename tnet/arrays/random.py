@@ -65,7 +65,7 @@ def _seed(rng: Any) -> int:
         return int(rng)
     if isinstance(rng, np.random.Generator):
         return int(rng.integers(2**63 - 1))
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(rng, torch.Generator):
         return int(torch.randint(2**63 - 1, (), generator=rng, device=rng.device))
     raise InputError(
