@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import TypeVar
 
 from tnet.algebra.operands import check_mode, unsupported
-from tnet.algebra.trains import left_orthogonal_step, right_orthogonal_step, three_axis_cores, with_cores
+from tnet.algebra.trains import (
+    Train,
+    left_orthogonal_step,
+    right_orthogonal_step,
+    three_axis_cores,
+    with_cores,
+)
 from tnet.arrays import astype, check_finite, require_floating, to_compute
 from tnet.formats import MatrixProductOperator, TensorTrain
 
 __all__ = ["canonicalise"]
 
-T = TypeVar("T", TensorTrain, MatrixProductOperator)
+T = TypeVar("T", bound=Train)
 
 
 def canonicalise(t: T, center: int) -> T:

@@ -158,7 +158,7 @@ def check_same_split(operation: str, a: TensorFormat, b: TensorFormat) -> None:
         splits = (a.row_shape, a.column_shape), (b.row_shape, b.column_shape)
         if splits[0] != splits[1]:
             raise ShapeError(
-                f"{operation}: rows and columns are split as {splits[0]} and as {splits[1]}; split both alike."
+                f"{operation}: rows and columns split as {splits[0]} and as {splits[1]}; split both alike."
             )
 
 

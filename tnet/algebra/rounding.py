@@ -29,7 +29,7 @@ from tnet.options import Truncation, check_rank_or_rtol
 
 __all__ = ["round"]
 
-T = TypeVar("T", TensorTrain, MatrixProductOperator, TuckerTensor, LowRank)
+T = TypeVar("T", bound=TensorTrain | MatrixProductOperator | TuckerTensor | LowRank)
 
 
 def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None = None) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from tnet.arrays import Array, adjoint, array_namespace, qr
 from tnet.formats import MatrixProductOperator, TensorTrain
@@ -11,26 +12,23 @@ __all__ = ["Train", "left_orthogonal_step", "right_orthogonal_step", "three_axis
 
 Train = TensorTrain | MatrixProductOperator
 
+T = TypeVar("T", bound=Train)
+
 
 def three_axis_cores(t: Train) -> list[Array]:
     """Return the cores as ``(r, n, s)``; an operator's row and column digit become one mode."""
-    if isinstance(t, TensorTrain):
-        return list(t.cores)
     xp = array_namespace(*t.cores)
     return [xp.reshape(core, (core.shape[0], -1, core.shape[-1])) for core in t.cores]
 
 
-def with_cores(t: Train, cores: Sequence[Array]) -> Train:
+def with_cores(t: T, cores: Sequence[Array]) -> T:
     """Return a train of the same kind and mode sizes as ``t`` from cores with three axes."""
-    if isinstance(t, TensorTrain):
-        return TensorTrain(tuple(cores))
     xp = array_namespace(*cores)
-    return MatrixProductOperator(
-        tuple(
-            xp.reshape(core, (core.shape[0], old.shape[1], old.shape[2], core.shape[-1]))
-            for core, old in zip(cores, t.cores, strict=True)
-        )
+    shaped = (
+        xp.reshape(core, (core.shape[0], *old.shape[1:-1], core.shape[-1]))
+        for core, old in zip(cores, t.cores, strict=True)
     )
+    return type(t)(tuple(shaped))
 
 
 def left_orthogonal_step(cores: list[Array], k: int) -> None:

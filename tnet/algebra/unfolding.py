@@ -63,7 +63,7 @@ def fold(matrix: Array, mode: int, shape: Sequence[int]) -> Array:
     expected = (moved[0], total_size(moved[1:]))
     if tuple(matrix.shape) != expected:
         raise ShapeError(
-            f"matrix of shape {tuple(matrix.shape)}: the mode-{mode} unfolding of {shape} has shape {expected}."
+            f"matrix of shape {tuple(matrix.shape)}: mode {mode} of {shape} unfolds to shape {expected}."
         )
     xp = array_namespace(matrix)
     return xp.moveaxis(xp.reshape(matrix, moved), 0, mode)

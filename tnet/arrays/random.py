@@ -67,7 +67,8 @@ def _seed(rng: Any) -> int:
         return int(rng.integers(2**63 - 1))
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(rng, torch.Generator):
-        return int(torch.randint(2**63 - 1, (), generator=rng, device=rng.device))
+        generator: Any = rng
+        return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     raise InputError(
         f"rng={rng!r}: give an integer >= 0, a numpy.random.Generator, a torch.Generator, or None."
     )
