@@ -1,0 +1,155 @@
+"""Cutting indices into parts until a contraction fits into memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from tnet.contraction.dtypes import DtypePlan
+from tnet.contraction.lowering import Program, lower
+from tnet.contraction.memory import Peak, format_bytes, peak_memory
+from tnet.contraction.planning import Pair, pairwise_macs, result_indices
+from tnet.contraction.spec import ContractionSpec
+from tnet.errors import MemoryLimitError
+
+__all__ = ["Split", "choose_splits", "slice_keys", "sliced_peak", "sliced_program", "sliced_sizes"]
+
+Split = tuple[int, int]
+"""An index and the number of equal parts that it is cut into."""
+
+
+def sliced_sizes(spec: ContractionSpec, splits: Sequence[Split]) -> tuple[int, ...]:
+    """Return the size of each index within one slice."""
+    sizes = list(spec.sizes)
+    for index, parts in splits:
+        sizes[index] //= parts
+    return tuple(sizes)
+
+
+def sliced_program(spec: ContractionSpec, pairs: Sequence[Pair], splits: Sequence[Split]) -> Program:
+    """Return the program of one slice."""
+    return lower(spec, pairs, sliced_sizes(spec, splits), frozenset(index for index, _ in splits))
+
+
+def sliced_peak(
+    spec: ContractionSpec, pairs: Sequence[Pair], splits: Sequence[Split], dtypes: DtypePlan
+) -> Peak:
+    """Return the peak memory of the whole sliced contraction."""
+    program = sliced_program(spec, pairs, splits)
+    return peak_memory(spec, program, dtypes, sliced=bool(splits))
+
+
+def choose_splits(
+    spec: ContractionSpec, pairs: Sequence[Pair], dtypes: DtypePlan, limit: int
+) -> tuple[Split, ...]:
+    """Cut indices, one prime factor at a time, until the peak is within ``limit`` bytes.
+
+    Parameters
+    ----------
+    spec : ContractionSpec
+    pairs : sequence of pair of int
+    dtypes : DtypePlan
+    limit : int
+        Bytes.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Indices and their numbers of parts; empty when the whole fits.
+
+    Raises
+    ------
+    MemoryLimitError
+        No choice of this greedy search fits; the message names the least peak that it found.
+
+    Notes
+    -----
+    Each round looks at the indices of the arrays alive at the peak. Among the cuts that reach the limit
+    it takes the one with the fewest multiply-adds, otherwise the one that buys memory most cheaply:
+    least (bytes above what inputs and result need anyway) x (multiply-adds).
+    """
+    splits: dict[int, int] = {}
+    peak = sliced_peak(spec, pairs, (), dtypes)
+    if peak.n_bytes <= limit:
+        return ()
+    least, least_slices = peak.n_bytes, 1
+    floor = _unavoidable_bytes(spec, dtypes)
+    while peak.n_bytes > limit:
+        best: tuple[tuple[float, float], dict[int, int], Peak] | None = None
+        for index in _indices_alive(spec, pairs, peak, splits):
+            trial = dict(splits)
+            left = spec.sizes[index] // trial.get(index, 1)
+            trial[index] = trial.get(index, 1) * _smallest_prime_factor(left)
+            found = sliced_peak(spec, pairs, tuple(trial.items()), dtypes)
+            n_slices = math.prod(trial.values())
+            macs = n_slices * pairwise_macs(spec, pairs, sliced_sizes(spec, tuple(trial.items())))
+            fits = found.n_bytes <= limit
+            price = math.log2(max(macs, 1)) + (0.0 if fits else math.log2(max(found.n_bytes - floor, 1)))
+            key = (0.0 if fits else 1.0, price)
+            if best is None or key < best[0]:
+                best = (key, trial, found)
+        if best is None:
+            raise MemoryLimitError(
+                f"memory_limit={format_bytes(limit)} cannot be met: inputs and result alone take "
+                f"{format_bytes(floor)}, and the least limit found feasible is {least} bytes "
+                f"({format_bytes(least)}) with {least_slices} slices; raise memory_limit to that."
+            )
+        _, splits, peak = best
+        if peak.n_bytes < least:
+            least, least_slices = peak.n_bytes, math.prod(splits.values())
+    return tuple(sorted(splits.items()))
+
+
+def slice_keys(
+    spec: ContractionSpec, splits: Sequence[Split]
+) -> Iterator[tuple[tuple[tuple[slice, ...] | None, ...], tuple[slice, ...]]]:
+    """Yield, slice by slice, what to take of each input and where in the result the part belongs.
+
+    Yields
+    ------
+    inputs : tuple of (tuple of slice) or None
+        One key for each input; None for inputs that are not cut.
+    output : tuple of slice
+    """
+    sizes = sliced_sizes(spec, splits)
+    indices = [index for index, _ in splits]
+    cut = set(indices)
+    for numbers in itertools.product(*(range(parts) for _, parts in splits)):
+        piece = {
+            index: slice(number * sizes[index], (number + 1) * sizes[index])
+            for index, number in zip(indices, numbers, strict=True)
+        }
+        whole = slice(None)
+        yield (
+            tuple(
+                tuple(piece.get(i, whole) for i in labels) if cut.intersection(labels) else None
+                for labels in spec.inputs
+            ),
+            tuple(piece.get(i, whole) for i in spec.output),
+        )
+
+
+def _unavoidable_bytes(spec: ContractionSpec, dtypes: DtypePlan) -> int:
+    inputs = sum(
+        math.prod(shape) * size
+        for shape, size in zip(spec.input_shapes, dtypes.operand_itemsizes, strict=True)
+    )
+    return inputs + math.prod(spec.output_shape) * dtypes.result_itemsize
+
+
+def _indices_alive(
+    spec: ContractionSpec, pairs: Sequence[Pair], peak: Peak, splits: dict[int, int]
+) -> list[int]:
+    """Return the indices, not yet cut to single entries, of the arrays alive at the peak."""
+    sets = result_indices(spec, pairs)
+    n = len(spec.inputs)
+    alive = {i for s in peak.sources for i in (spec.inputs[s] if s < n else sets[s])}
+    return sorted(i for i in alive if spec.sizes[i] > splits.get(i, 1))
+
+
+def _smallest_prime_factor(n: int) -> int:
+    for p in range(2, math.isqrt(n) + 1):
+        if n % p == 0:
+            return p
+    return n
