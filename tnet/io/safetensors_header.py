@@ -6,6 +6,7 @@ to ``{"dtype", "shape", "data_offsets": [begin, end]}`` and ``"__metadata__"`` t
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ __all__ = [
     "Header",
     "TensorEntry",
     "open_regular",
+    "parse_header",
     "read_header",
 ]
 
@@ -71,10 +73,13 @@ class Header:
     tensors : mapping of str to TensorEntry
         In the order of the payload.
     metadata : mapping of str to str
+    payload_offset : int
+        Where the payload begins, from the start of the file.
     """
 
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
+    payload_offset: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,14 +129,19 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     stands twice and any amount of metadata.
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        length_bytes = file.read(8)
-        length = int.from_bytes(length_bytes, "little")
-        if len(length_bytes) < 8 or length > size - 8:
-            raise FormatError(f"{str(path)!r} is no safetensors file, or is cut short: {size} bytes.")
-        if length > MAX_HEADER_BYTES:
-            raise FormatError(f"{str(path)!r} declares a header of {length} bytes; at most 16 MiB are read.")
-        text = file.read(length)
+        return parse_header(file, path)
+
+
+def parse_header(file: BinaryIO, path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of an open file; ``path`` is only for messages."""
+    size = os.fstat(file.fileno()).st_size
+    length_bytes = file.read(8)
+    length = int.from_bytes(length_bytes, "little")
+    if len(length_bytes) < 8 or length > size - 8:
+        raise FormatError(f"{str(path)!r} is no safetensors file, or is cut short: {size} bytes.")
+    if length > MAX_HEADER_BYTES:
+        raise FormatError(f"{str(path)!r} declares a header of {length} bytes; at most 16 MiB are read.")
+    text = file.read(length)
     what = f"the header of {str(path)!r}"
     if not text.startswith(b"{"):
         raise FormatError(f"{what} is damaged: it does not begin with '{{'.")
@@ -144,7 +154,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     entries = [(name, _entry(name, fields, start, what)) for name, fields in content.items()]
     entries.sort(key=lambda item: (item[1].offset, item[1].nbytes))
     _require_cover(entries, start, size, what)
-    return Header(dict(entries), metadata)
+    return Header(dict(entries), metadata, start)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -178,9 +188,9 @@ def _entry(name: str, fields: object, start: int, what: str) -> TensorEntry:
     if not _are_sizes(shape) or len(shape) > _MAX_NDIM or not _are_sizes(offsets) or len(offsets) != 2:
         raise FormatError(f"{what} is damaged: {shown} has no usable shape and data_offsets.")
     begin, end = offsets
-    bits = BITS[dtype]
-    for n in shape:
-        bits *= n
+    bits = BITS[dtype] * math.prod(shape)
+    if BITS[dtype] * math.prod(max(n, 1) for n in shape) >= 1 << 66:
+        raise FormatError(f"{what}: {shown} has the shape {tuple(shape)}, too large for any array.")
     if bits != 8 * (end - begin):
         raise FormatError(
             f"{what} is damaged: {shown} of shape {tuple(shape)} and dtype {dtype} does not fill the "

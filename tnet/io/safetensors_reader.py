@@ -1,31 +1,28 @@
-"""Read a safetensors file after its header was checked here."""
+"""Read a safetensors file whose header was checked first."""
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import os
-import sys
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from tnet.arrays import Array
 from tnet.errors import FormatError, InputError, MissingDependencyError
 from tnet.io.digests import SEAL_KEY, Described, check_seal, tensor_digest
-from tnet.io.safetensors_header import TensorEntry, read_header
-from tnet.io.safetensors_writer import payload
+from tnet.io.safetensors_header import Header, TensorEntry, open_regular, parse_header
+from tnet.io.safetensors_writer import DTYPE_NAMES
 
-__all__ = ["Library", "read_safetensors", "read_sealed"]
+__all__ = ["Library", "read_safetensors", "read_sealed", "verify_sealed"]
 
 Library = Literal["numpy", "torch"]
 
-_NUMPY_READS = frozenset(
-    ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64", "C64")
-)
-_TORCH_READS = _NUMPY_READS | {"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
+_CHUNK = 1 << 20
+_LIBRARY_DTYPES = {dtype: name for name, dtype in DTYPE_NAMES.items()}
+_NUMPY_LACKS = frozenset(name for name in DTYPE_NAMES if name.startswith(("bfloat16", "float8")))
 
 
 def read_safetensors(
@@ -50,11 +47,16 @@ def read_safetensors(
     Raises
     ------
     InputError
-        No such file, or a dtype (float8) that NumPy lacks.
+        No such file, or a dtype that the library lacks, such as float8 in NumPy.
     FormatError
         A damaged or hostile file, see :func:`read_header`, or bytes that do not match their digest.
     MissingDependencyError
         ``library="torch"`` without torch.
+
+    Notes
+    -----
+    The file is opened once and copied into memory, so a writer that replaces it meanwhile, or cuts it
+    short, cannot mix old and new.
     """
     return _read(path, library, must_be_sealed=False)
 
@@ -69,58 +71,94 @@ def read_sealed(
     return _read(path, library, must_be_sealed=True)
 
 
+def verify_sealed(path: str | os.PathLike[str]) -> None:
+    """Raise FormatError unless every byte of a file that tnet wrote matches its digest."""
+    with open_regular(path) as file:
+        header = parse_header(file, path)
+        digests = (_digest_of_payload(file, entry) for entry in header.tensors.values())
+        _check(header, list(digests), path, must_be_sealed=True)
+
+
 def _read(
     path: str | os.PathLike[str], library: Library, must_be_sealed: bool
 ) -> tuple[dict[str, Array], dict[str, str]]:
     if library not in ("numpy", "torch"):
         raise InputError(f"library={library!r}: give 'numpy' or 'torch'.")
-    header = read_header(path)
+    torch = _torch_namespace() if library == "torch" else None
+    tensors: dict[str, Array] = {}
+    digests: list[str] = []
+    with open_regular(path) as file:
+        header = parse_header(file, path)
+        _require_readable(header.tensors, library, path)
+        file.seek(header.payload_offset)
+        for name, entry in header.tensors.items():
+            data = np.fromfile(file, dtype=np.uint8, count=entry.nbytes)
+            if data.nbytes != entry.nbytes:
+                raise FormatError(f"{str(path)!r} became shorter while it was read.")
+            if SEAL_KEY in header.metadata:
+                digests.append(tensor_digest(data.data))
+            tensors[name] = _numpy_array(data, entry) if torch is None else _torch_tensor(torch, data, entry)
+    _check(header, digests, path, must_be_sealed)
+    return tensors, {key: value for key, value in header.metadata.items() if key != SEAL_KEY}
+
+
+def _check(header: Header, digests: list[str], path: str | os.PathLike[str], must_be_sealed: bool) -> None:
     metadata = dict(header.metadata)
     seal = metadata.pop(SEAL_KEY, None)
-    if must_be_sealed and seal is None:
-        raise FormatError(f"{str(path)!r} has no digests: it was not written by tnet, or is damaged.")
-    _require_readable(header.tensors, library, path)
-    tensors: dict[str, Array] = {}
-    described: list[Described] = []
+    if seal is None:
+        if must_be_sealed:
+            raise FormatError(f"{str(path)!r} has no digests: it was not written by tnet, or is damaged.")
+        return
+    entries = header.tensors.items()
+    described: list[Described] = [
+        (name, entry.dtype, entry.shape, digest)
+        for (name, entry), digest in zip(entries, digests, strict=True)
+    ]
+    check_seal(seal, described, metadata, str(path))
+
+
+def _digest_of_payload(file: BinaryIO, entry: TensorEntry) -> str:
+    digest = hashlib.sha256()
+    file.seek(entry.offset)
+    left = entry.nbytes
+    while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+        digest.update(chunk)
+        left -= len(chunk)
+    return digest.hexdigest()
+
+
+def _torch_namespace() -> Any:
     try:
-        with safe_open(path, framework="np" if library == "numpy" else "pt") as file:
-            for name, entry in header.tensors.items():
-                raw = _bfloat16_bits(path, entry) if _widens(entry, library) else file.get_tensor(name)
-                if seal is not None:
-                    described.append((name, entry.dtype, entry.shape, tensor_digest(payload(raw))))
-                tensors[name] = _widened(raw) if _widens(entry, library) else raw
-    except SafetensorError as error:
-        raise FormatError(f"{str(path)!r} cannot be read: {error}.") from error
-    if seal is not None:
-        check_seal(seal, described, metadata, str(path))
-    return tensors, metadata
+        import array_api_compat.torch as torch_namespace
+    except ImportError as error:
+        raise MissingDependencyError(
+            "library='torch' needs torch, which is not installed: pip install 'tnet-tensors[torch]'."
+        ) from error
+    return torch_namespace
 
 
 def _require_readable(
     entries: Mapping[str, TensorEntry], library: Library, path: str | os.PathLike[str]
 ) -> None:
-    if library == "torch" and "torch" not in sys.modules and importlib.util.find_spec("torch") is None:
-        raise MissingDependencyError("library='torch' needs torch: pip install 'tnet-tensors[torch]'.")
-    known = _NUMPY_READS if library == "numpy" else _TORCH_READS
     for name, entry in entries.items():
-        if entry.dtype not in known:
-            remedy = "pass library='torch'" if entry.dtype in _TORCH_READS else "convert the file first"
+        known = _LIBRARY_DTYPES.get(entry.dtype)
+        if known is None or (library == "numpy" and known in _NUMPY_LACKS and known != "bfloat16"):
+            remedy = "convert the file first" if known is None else "pass library='torch'"
             raise InputError(
                 f"{str(path)!r}: {name[:80]!r} has dtype {entry.dtype}, unknown to {library}: {remedy}."
             )
 
 
-def _widens(entry: TensorEntry, library: Library) -> bool:
-    return library == "numpy" and entry.dtype == "BF16"
+def _numpy_array(data: NDArray[np.uint8], entry: TensorEntry) -> NDArray[Any]:
+    if entry.dtype == "BF16":
+        # A bfloat16 is the upper half of a float32.
+        return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(entry.shape)
+    stored = np.dtype(_LIBRARY_DTYPES[entry.dtype]).newbyteorder("<")
+    return data.view(stored).astype(stored.newbyteorder("="), copy=False).reshape(entry.shape)
 
 
-def _bfloat16_bits(path: str | os.PathLike[str], entry: TensorEntry) -> NDArray[np.uint16]:
-    bits = np.fromfile(path, dtype="<u2", count=entry.nbytes // 2, offset=entry.offset)
-    if bits.nbytes != entry.nbytes:
-        raise FormatError(f"{str(path)!r} became shorter while it was read.")
-    return bits.reshape(entry.shape)
-
-
-def _widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    # A bfloat16 is the upper half of a float32.
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+def _torch_tensor(torch: Any, data: NDArray[np.uint8], entry: TensorEntry) -> Array:
+    dtype = getattr(torch, _LIBRARY_DTYPES[entry.dtype])
+    if entry.nbytes == 0:
+        return torch.empty(entry.shape, dtype=dtype)
+    return torch.from_numpy(data).view(dtype).reshape(entry.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -17,7 +18,7 @@ from tnet.io.digests import SEAL_KEY, Described, seal, tensor_digest
 from tnet.io.safetensors_header import BITS, MAX_HEADER_BYTES, MAX_NAME, MAX_TENSORS, METADATA_KEY
 from tnet.io.strict_json import is_too_rich
 
-__all__ = ["DTYPE_NAMES", "payload", "write_safetensors"]
+__all__ = ["DTYPE_NAMES", "write_safetensors"]
 
 DTYPE_NAMES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
@@ -79,7 +80,7 @@ def write_safetensors(
         file.write(bytes(length))
         digests: list[str] = []
         for slot in slots:
-            data = payload(tensors[slot.name])
+            data = _payload(tensors[slot.name])
             digests.append(tensor_digest(data))
             file.write(data)
         # Digests have a fixed length, so the finished header fits the room left for it.
@@ -89,7 +90,7 @@ def write_safetensors(
     atomic_write(path, write)
 
 
-def payload(x: Array) -> memoryview:
+def _payload(x: Array) -> memoryview:
     """Return the bytes of an array in C order and little-endian, uncopied where possible."""
     if is_torch(x):
         dense = x.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
@@ -118,10 +119,7 @@ def _slot(name: str, x: Array) -> _Slot:
         raise BackendError(f"{name!r} is a sparse or meta tensor: pass a dense tensor that has values.")
     dtype = DTYPE_NAMES[kind]
     shape = tuple(int(n) for n in x.shape)
-    size = 1
-    for n in shape:
-        size *= n
-    return _Slot(name, dtype, shape, size * BITS[dtype] // 8)
+    return _Slot(name, dtype, shape, math.prod(shape) * BITS[dtype] // 8)
 
 
 def _checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
