@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from tnet.arrays import Array, adjoint, array_namespace, qr
+from tnet.arrays import Array, adjoint, array_namespace, qr, total_size
 from tnet.formats import MatrixProductOperator, TensorTrain
 
 __all__ = ["Train", "left_orthogonal_step", "right_orthogonal_step", "three_axis_cores", "with_cores"]
@@ -18,7 +18,9 @@ T = TypeVar("T", bound=Train)
 def three_axis_cores(t: Train) -> list[Array]:
     """Return the cores as ``(r, n, s)``; an operator's row and column digit become one mode."""
     xp = array_namespace(*t.cores)
-    return [xp.reshape(core, (core.shape[0], -1, core.shape[-1])) for core in t.cores]
+    return [
+        xp.reshape(core, (core.shape[0], total_size(core.shape[1:-1]), core.shape[-1])) for core in t.cores
+    ]
 
 
 def with_cores(t: T, cores: Sequence[Array]) -> T:

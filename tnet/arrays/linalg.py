@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tnet.arrays.checks import check_finite, squared_norm
+from tnet.arrays.checks import check_finite
 from tnet.arrays.namespace import (
     Array,
     adjoint,
@@ -19,7 +19,7 @@ from tnet.arrays.namespace import (
     is_torch,
     real_dtype,
 )
-from tnet.errors import ShapeError
+from tnet.errors import InputError, ShapeError
 from tnet.options import Truncation
 
 __all__ = [
@@ -181,7 +181,9 @@ def gram_truncated(Y: Array, truncation: Truncation) -> TruncatedSVD:
     if m > n:
         flipped = gram_truncated(adjoint(Y), truncation)
         return TruncatedSVD(adjoint(flipped.Vh), flipped.s, adjoint(flipped.U), flipped.discarded)
-    U, s, discarded = truncated_eigh(gram(Y), truncation)
+    G = gram(Y)
+    _blame_input(G, Y)
+    U, s, discarded = truncated_eigh(G, truncation)
     return _projected(Y, U, s, discarded)
 
 
@@ -202,6 +204,11 @@ def tsqr(Y: Array) -> Array:
     -------
     R : array, shape (min(m, n), n)
 
+    Raises
+    ------
+    InputError
+        If an entry is not finite: it shows in R, so that ``Y`` is not scanned for it.
+
     Notes
     -----
     The sequential (flat tree) TSQR: the R so far is stacked on the next panel of rows and
@@ -212,13 +219,13 @@ def tsqr(Y: Array) -> Array:
     .. [1] J. Demmel, L. Grigori, M. Hoemmen, J. Langou, "Communication-optimal parallel and
        sequential QR and LU factorizations", SIAM J. Sci. Comput. 34 (2012).
     """
-    squared_norm(Y, "Y")  # refuses non-finite entries
     xp = array_namespace(Y)
     m, n = Y.shape
     step = max(4 * n, _PANEL // max(n, 1))
     R = _qr_r(Y[: min(step, m), :])
     for start in range(step, m, step):
         R = _qr_r(xp.concat([R, Y[start : min(start + step, m), :]], axis=0))
+    _blame_input(R, Y)
     return R
 
 
@@ -303,6 +310,7 @@ def cholesky_solve_gram(G: Array, M: Array) -> Array:
     G : array, shape (R, R)
         Hermitian, positive semidefinite up to roundoff.
     M : array, shape (m, R)
+        Of the dtype of ``G``.
 
     Returns
     -------
@@ -344,6 +352,15 @@ def _cholesky_or_none(xp: Any, G: Array) -> Array | None:
         return xp.linalg.cholesky(G)
     except np.linalg.LinAlgError:
         return None
+
+
+def _blame_input(small: Array, Y: Array) -> None:
+    """Raise InputError if a small matrix made from ``Y`` is not finite; search ``Y`` only then."""
+    xp = array_namespace(small)
+    if bool(xp.all(xp.isfinite(small))):
+        return
+    check_finite(Y, "Y")
+    raise InputError("Y is so large that its squares overflow: scale it down (balanced_scale) first.")
 
 
 def _projected(Y: Array, U: Array, s: Array, discarded: float) -> TruncatedSVD:

@@ -75,7 +75,7 @@ class TensorFormat(ABC):
         return tuple(found)
 
     def map_arrays(self: Self, function: Callable[[Array], Array]) -> Self:
-        """Return the same format with ``function`` applied to each array; shapes may not change rank."""
+        """Return the same format with ``function`` applied to each array."""
         changed: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
