@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from tnet.nn import FactorisedLinear, FollowerLinear, InterpolativeLinear, LowRankLinear, SharedInputLinear
+from tnet.nn import (
+    FactorisedLinear,
+    FollowerLinear,
+    InterpolativeLinear,
+    LowRankLinear,
+    MPOLinear,
+    SharedInputLinear,
+)
 
 
 class Pair(nn.Module):
@@ -56,6 +63,18 @@ CASES = {
         ("left", "coupling", "order"),
         5 * (12 + 10 - 5) + 12,
         5 * (12 + 10 - 5),
+    ),
+    "mpo_chain": Case(  # a chain of small bonds beats the dense weight
+        lambda b, t: MPOLinear((5, 2), (3, 4), (1,), bias=b, dtype=t),
+        ("cores.0", "cores.1"),
+        15 + 8,
+        3 * 8 + 2 * 15,
+    ),
+    "mpo_dense": Case(  # large bonds: the dense weight is cheaper
+        lambda b, t: MPOLinear((5, 1, 2), (2, 3, 2), (6, 3), bias=b, dtype=t),
+        ("cores.0", "cores.1", "cores.2"),
+        5 * 2 * 6 + 6 * 3 * 3 + 3 * 2 * 2,
+        120,
     ),
     "follower": Case(Pair, ("follower.left",), 50, 5 * (12 + 10 - 5)),
 }
@@ -192,11 +211,13 @@ def test_reset_gives_the_variance_of_a_dense_layer(case):
     assert torch.stack(variances).mean().item() == pytest.approx((1 + 1 / 12) / 3, rel=0.15)
 
 
-@pytest.mark.slow
-def test_compiles_without_graph_breaks(case):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first import of inductor
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_without_graph_breaks(case, backend):
+    torch._dynamo.reset()
     layer = case.layer()
     x = torch.randn(4, 12, requires_grad=True)
-    compiled = torch.compile(layer, fullgraph=True)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
     y = compiled(x)
     torch.testing.assert_close(y, layer(x))
     y.sum().backward()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tnet.nn.factorised_linear import FactorisedLinear
 from tnet.nn.interpolative_linear import InterpolativeLinear
 from tnet.nn.low_rank_linear import LowRankLinear
+from tnet.nn.mpo_linear import MPOLinear
 from tnet.nn.shared_input import FollowerLinear, SharedInputLinear, shared_input_layers
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "FollowerLinear",
     "InterpolativeLinear",
     "LowRankLinear",
+    "MPOLinear",
     "SharedInputLinear",
     "shared_input_layers",
 ]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tnet.errors import BackendError, InputError, RankError, ShapeError
+from tnet.formats import MatrixProductOperator
+from tnet.nn import MPOLinear
+
+digits = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(digits=digits, tokens=st.integers(0, 5))
+def test_all_ways_give_the_same(digits, tokens):
+    rows, columns, bonds = zip(*digits, strict=True)
+    layer = MPOLinear(rows, columns, bonds[:-1], dtype=torch.float64)
+    x = torch.randn(tokens, layer.in_features, dtype=torch.float64)
+    product = x @ layer.dense_weight().T
+    torch.testing.assert_close(layer.contract_forwards(x), product, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.contract_backwards(x), product, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer(x), product + layer.bias, rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(digits=digits)
+def test_weight_is_that_of_the_format(digits):
+    rows, columns, bonds = zip(*digits, strict=True)
+    bonds = (1, *bonds[:-1], 1)
+    cores = tuple(
+        torch.randn(shape, dtype=torch.float64)
+        for shape in zip(bonds[:-1], rows, columns, bonds[1:], strict=True)
+    )
+    mpo = MatrixProductOperator(cores)
+    layer = MPOLinear.from_tensor(mpo)
+    torch.testing.assert_close(layer.dense_weight().detach(), mpo.to_dense(), rtol=1e-12, atol=1e-12)
+    assert (layer.row_shape, layer.column_shape, layer.ranks) == (mpo.row_shape, mpo.column_shape, mpo.rank)
+    assert layer.n_params == sum(core.numel() for core in cores)
+
+
+def test_the_cheapest_way_depends_on_the_number_of_tokens():
+    layer = MPOLinear((4, 4, 4), (4, 4, 4), (6, 6))
+    assert layer.count_macs(1) == layer._costs(1)["forwards"] < layer._costs(1)["dense"]
+    assert layer.count_macs(1000) == layer._costs(1000)["dense"] < layer._costs(1000)["forwards"]
+    assert layer.macs == 64 * 64
+
+
+def test_the_direction_follows_the_cost():
+    layer = MPOLinear((1, 16), (16, 1), (1,))
+    assert layer._costs(1)["forwards"] < layer._costs(1)["backwards"]
+    turned = MPOLinear((16, 1), (1, 16), (1,))
+    assert turned._costs(1)["backwards"] < turned._costs(1)["forwards"]
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(turned(x), x @ turned.weight.T + turned.bias)
+
+
+def test_costs_are_those_of_the_products_that_run():
+    """Two cores: forwards B n_2 (r m_1 n_1) + B m_1 (r n_2 m_2), materialise m_1 n_1 r m_2 n_2."""
+    costs = MPOLinear((2, 3), (5, 7), (4,))._costs(11)
+    assert costs["forwards"] == 11 * (7 * 4 * 2 * 5 + 2 * 4 * 7 * 3)
+    assert costs["backwards"] == 11 * (5 * 4 * 7 * 3 + 3 * 4 * 2 * 5)
+    assert costs["dense"] == 2 * 5 * 4 * 3 * 7 + 11 * 6 * 35
+
+
+def test_from_cores_copies_and_keeps_the_dtype():
+    cores = [torch.randn(1, 2, 3, 2, dtype=torch.bfloat16), torch.randn(2, 2, 2, 1, dtype=torch.bfloat16)]
+    layer = MPOLinear.from_cores(cores, torch.ones(4, dtype=torch.bfloat16))
+    cores[0].zero_()
+    assert layer.cores[0].abs().max() > 0
+    assert layer.dense_weight().dtype == layer.bias.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (((), (), ()), ShapeError, "at least 1"),
+        (((2, 2), (2,), (1,)), ShapeError, "as many row as column digits"),
+        (((2, 0), (2, 2), (1,)), ShapeError, r"row_shape\[1\]=0"),
+        (((2, 2), (2, 2.0), (1,)), ShapeError, r"column_shape\[1\]=2\.0"),
+        (((2, 2), (2, 2), ()), RankError, "got 0 for 2 cores"),
+        (((2, 2), (2, 2), (0,)), RankError, r"ranks=\(0,\)"),
+        (((2, 2), (2, 2), (True,)), RankError, r"ranks=\(True,\)"),
+    ],
+)
+def test_bad_shapes_and_ranks_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        MPOLinear(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("cores", "bias", "error", "message"),
+    [
+        ([], None, ShapeError, "cores of shapes"),
+        ([torch.ones(1, 2, 2)], None, ShapeError, "cores of shapes"),
+        ([torch.ones(2, 2, 2, 1)], None, ShapeError, "bonds of 1"),
+        ([torch.ones(1, 2, 2, 3), torch.ones(2, 2, 2, 1)], None, ShapeError, "equal bonds"),
+        ([torch.ones(1, 2, 2, 1)], torch.ones(3), ShapeError, r"bias \(3,\)"),
+        ([torch.ones(1, 2, 2, 1)], torch.ones(2).double(), BackendError, "mixed dtype"),
+        ([torch.full((1, 2, 2, 1), float("nan"))], None, InputError, r"cores\[0\] has non-finite"),
+    ],
+)
+def test_bad_cores_are_refused(cores, bias, error, message):
+    with pytest.raises(error, match=message):
+        MPOLinear.from_cores(cores, bias)
+
+
+def test_input_of_another_size_is_refused():
+    with pytest.raises(ShapeError, match="last axis must be 6"):
+        MPOLinear((2, 2), (2, 3), (1,))(torch.ones(2, 5))
