@@ -176,7 +176,11 @@ def test_the_result_shares_no_memory_and_inputs_stay(equation: str) -> None:
 
 def test_strided_inputs_equal_their_copies() -> None:
     big = np.random.default_rng(0).normal(size=(6, 8, 10))
-    views = [big[::-2, ::2, 1::3], big.transpose(2, 0, 1)[:3, :4, ::-3], np.broadcast_to(big[0, 0, :3], (4, 3))]
+    views = [
+        big[::-2, ::2, 1::3],
+        big.transpose(2, 0, 1)[:3, :4, ::-3],
+        np.broadcast_to(big[0, 0, :3], (4, 3)),
+    ]
     equation = "abc,cbd,bc->ad"
     arrays = [views[0], views[1].transpose(0, 1, 2), views[2]]
     wanted = np.einsum(equation, *arrays)

@@ -20,7 +20,7 @@ from tnet.errors import InputError
 __all__ = ["PLANNERS", "Pair", "find_pairs", "linear_path", "pairwise_macs"]
 
 Pair = tuple[int, int]
-"""Two operands in single-assignment numbering: step k makes operand ``n_inputs + k``."""
+"""Two operands, the smaller first, in single-assignment numbering: step k makes ``n_inputs + k``."""
 
 PLANNERS = ("auto", "greedy", "optimal", "random-greedy")
 _MOST_OPTIMAL_INPUTS = 12  # the search over all trees takes about 3^n steps of interpreted code
@@ -140,7 +140,7 @@ def _pairs_of_path(path: Sequence[Sequence[int]], n_inputs: int) -> tuple[Pair, 
             alive.pop(position)
         result = taken[0]
         for other in taken[1:]:
-            pairs.append((result, other))
+            pairs.append((min(result, other), max(result, other)))
             result = n_inputs + len(pairs) - 1
         alive.append(result)
     if len(alive) != 1:
@@ -236,4 +236,5 @@ def _order_for_memory(spec: ContractionSpec, pairs: Sequence[Pair]) -> tuple[Pai
         a, b = first[node]
         stack += [(node, True), (b, False), (a, False)]
     renamed = {k: k for k in range(n)} | {node: n + k for k, node in enumerate(order)}
-    return tuple((renamed[pairs[node - n][0]], renamed[pairs[node - n][1]]) for node in order)
+    steps = [sorted(renamed[operand] for operand in pairs[node - n]) for node in order]
+    return tuple((a, b) for a, b in steps)
