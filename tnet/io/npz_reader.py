@@ -7,15 +7,15 @@ declares is added up before anything is unpacked, and nothing is ever extracted 
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,7 @@ def _refuse_executable(path: Path, start: bytes, shown: str) -> None:
         )
 
 
-def _read_npy(file: BinaryIO, size: int, shown: str) -> NDArray[Any]:
+def _read_npy(file: IO[bytes], size: int, shown: str) -> NDArray[Any]:
     """Read from a stream of exactly ``size`` bytes."""
     header, header_size = _read_npy_header(file, shown)
     if header_size + header.nbytes != size:
@@ -139,7 +139,7 @@ def _read_npy(file: BinaryIO, size: int, shown: str) -> NDArray[Any]:
     return array.astype(header.dtype.newbyteorder("="), copy=False)
 
 
-def _read_npy_header(file: BinaryIO, shown: str) -> tuple[_NpyHeader, int]:
+def _read_npy_header(file: IO[bytes], shown: str) -> tuple[_NpyHeader, int]:
     start = file.read(8)
     version = tuple(start[6:8])
     if start[:6] != _MAGIC or version not in ((1, 0), (2, 0)):
@@ -198,19 +198,17 @@ def _number_dtype(quoted: str, shown: str) -> np.dtype[Any]:
         raise FormatError(f"{shown} has the dtype {name!r}, which this machine does not have.") from None
 
 
-def _read_npz(file: BinaryIO, member: str | None, shown: str) -> NDArray[Any]:
+def _read_npz(file: IO[bytes], member: str | None, shown: str) -> NDArray[Any]:
     size = os.fstat(file.fileno()).st_size
     try:
         with zipfile.ZipFile(file) as archive:
             info = _chosen(_checked_members(archive, size, shown), member, shown)
             with archive.open(info) as stream:
-                # Buffered, so that the many small reads of the header do not each decompress.
-                return _read_npy(
-                    io.BufferedReader(stream), info.file_size, f"{shown}, member {info.filename!r},"
-                )  # type: ignore[arg-type]
+                return _read_npy(stream, info.file_size, f"{shown}, member {info.filename!r},")
     except (
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
         EOFError,
         NotImplementedError,
         OverflowError,
@@ -232,10 +230,11 @@ def _checked_members(archive: zipfile.ZipFile, size: int, shown: str) -> dict[st
         name = info.orig_filename
         if _MEMBER_NAME.fullmatch(name) is None or not name.endswith(".npy"):
             raise UnsafeFileError(
-                f"{shown} has a member {name[:80]!r}; names are letters, digits, '_', '-' and '.', then '.npy'. "
-                "Write the file with numpy.savez and such names."
+                f"{shown} has a member {name[:80]!r}; names are letters, digits, '_', '-' and '.', "
+                "then '.npy'. Write the file with numpy.savez and such names."
             )
-        if name in members:
+        key = name.removesuffix(".npy")
+        if key in members:
             raise UnsafeFileError(f"{shown} has the member {name!r} twice.")
         if info.flag_bits & 0x1:
             raise UnsafeFileError(f"{shown} is encrypted: decrypt it first.")
@@ -243,7 +242,7 @@ def _checked_members(archive: zipfile.ZipFile, size: int, shown: str) -> dict[st
             raise UnsafeFileError(f"{shown} has the member {name!r}, which is a link.")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise FormatError(f"{shown} is compressed in a way that numpy.savez does not use.")
-        members[name.removesuffix(".npy")] = info
+        members[key] = info
     total = sum(info.file_size for info in infos)
     if total > max(_FREE_BYTES, _MAX_RATIO * size):
         raise UnsafeFileError(

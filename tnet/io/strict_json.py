@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from tnet.errors import FormatError
@@ -47,7 +48,7 @@ def parse_json(text: bytes, what: str) -> Any:
         )
     try:
         decoded = text.decode("utf-8")
-        value = json.loads(decoded, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(decoded, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse)
         if "\\u" in decoded:
             # An escape can smuggle in half a character, which no later step could write or print.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -73,5 +74,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _refuse_constant(text: str) -> NoReturn:
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return value
+
+
+def _refuse(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
