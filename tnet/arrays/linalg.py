@@ -181,7 +181,8 @@ def gram_truncated(Y: Array, truncation: Truncation) -> TruncatedSVD:
     if m > n:
         flipped = gram_truncated(adjoint(Y), truncation)
         return TruncatedSVD(adjoint(flipped.Vh), flipped.s, adjoint(flipped.U), flipped.discarded)
-    G = gram(Y)
+    with np.errstate(over="ignore", invalid="ignore"):
+        G = gram(Y)
     _blame_input(G, Y)
     U, s, discarded = truncated_eigh(G, truncation)
     return _projected(Y, U, s, discarded)

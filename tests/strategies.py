@@ -1,0 +1,73 @@
+"""Random formats and shapes shared by the property tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tnet.formats import CPTensor, LowRank, MatrixProductOperator, TensorFormat, TensorTrain, TuckerTensor
+
+KINDS = ("cp", "tucker", "tensor_train", "matrix_product_operator", "low_rank")
+DTYPES = ("float32", "float64", "complex64", "complex128")
+
+seeds = st.integers(0, 2**32 - 1)
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
+
+
+def random_array(rng: np.random.Generator, shape: Sequence[int], dtype: str = "float64") -> np.ndarray:
+    draw = rng.standard_normal(tuple(shape))
+    if dtype.startswith("complex"):
+        draw = draw + 1j * rng.standard_normal(tuple(shape))
+    return np.asarray(draw).astype(dtype)
+
+
+def random_format(
+    kind: str,
+    rng: np.random.Generator,
+    convert: Callable[[np.ndarray], Any] = np.asarray,
+    shape: Sequence[int] = (3, 4, 2),
+    rank: int = 2,
+    dtype: str = "float64",
+) -> Any:
+    """Return a format of this kind; operators take ``shape`` as row digits and turn it for the columns."""
+
+    def draw(*size: int) -> Any:
+        return convert(random_array(rng, size, dtype))
+
+    bonds = [1, *[rank] * (len(shape) - 1), 1]
+    match kind:
+        case "cp":
+            return CPTensor(draw(rank), tuple(draw(n, rank) for n in shape))
+        case "tucker":
+            return TuckerTensor(draw(*[rank] * len(shape)), tuple(draw(n, rank) for n in shape))
+        case "tensor_train":
+            return TensorTrain(tuple(draw(bonds[k], n, bonds[k + 1]) for k, n in enumerate(shape)))
+        case "matrix_product_operator":
+            columns = tuple(reversed(shape))
+            cores = (draw(bonds[k], m, columns[k], bonds[k + 1]) for k, m in enumerate(shape))
+            return MatrixProductOperator(tuple(cores))
+        case "low_rank":
+            return LowRank(draw(shape[0], rank), draw(rank, shape[-1]))
+    raise AssertionError(kind)
+
+
+def dense(t: TensorFormat) -> np.ndarray:
+    """Multiply a format out with numpy.einsum, independently of tnet's own contraction."""
+    network = t.to_network()
+    labels = {label: k for k, label in enumerate(network.sizes)}
+    operands: list[Any] = []
+    for tensor, names in zip(network.tensors, network.indices, strict=True):
+        operands += [np.asarray(tensor), [labels[name] for name in names]]
+    result = np.einsum(*operands, [labels[name] for name in network.output])
+    return result.reshape(t.shape)
+
+
+def close(actual: Any, expected: Any, dtype: str = "float64", factor: float = 1e3) -> None:
+    """Assert agreement relative to the largest entry, within ``factor`` roundoffs of ``dtype``."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=factor * np.finfo(dtype).eps * scale)
