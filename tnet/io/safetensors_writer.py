@@ -112,7 +112,8 @@ def _slot(name: str, x: Array) -> _Slot:
             f"tensor name {name!r:.100}: give a text of 1 to 1024 characters, not {METADATA_KEY!r}."
         )
     array_namespace(x)
-    kind = dtype_name(x)
+    # NumPy's own name, for an array in foreign byte order has the dtype ">f8".
+    kind = x.dtype.name if isinstance(x, np.ndarray) else dtype_name(x)
     if kind not in DTYPE_NAMES:
         raise BackendError(f"{name!r} has dtype {kind}; the file holds {', '.join(DTYPE_NAMES)}: convert it.")
     if is_torch(x) and (str(x.layout) != "torch.strided" or x.device.type == "meta"):

@@ -12,7 +12,7 @@ __all__ = ["canonical_json", "is_too_rich", "parse_json"]
 
 # A value needs a separator and a text needs two quotes, so these two bound the memory of the parsed tree
 # (about 40 MB) before any of it is built. The header of 40,000 tensors stays below both.
-_MAX_SEPARATORS = 400_000
+_MAX_SEPARATORS = 480_000
 _MAX_QUOTES = 640_000
 
 
@@ -40,7 +40,7 @@ def parse_json(text: bytes, what: str) -> Any:
     ------
     FormatError
         Not UTF-8, not JSON, a key twice in one object, NaN or Infinity, an integer of thousands of digits,
-        a lone surrogate, nesting beyond Python's recursion limit, or more than 400,000 values.
+        a lone surrogate, nesting beyond Python's recursion limit, or more than about 480,000 values.
     """
     if is_too_rich(text):
         raise FormatError(
