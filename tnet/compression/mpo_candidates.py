@@ -1,0 +1,95 @@
+"""MPO candidates: a few bond dimensions a layer, fitted in the metric of the layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from tnet.compression.whitening import Metric, kronecker_loss
+from tnet.decompositions import mpo
+from tnet.formats import MatrixProductOperator
+
+__all__ = ["balanced_factors", "bonds_for", "fit_mpo", "mpo_entries"]
+
+#: Shares of the dense elements at which MPOs are fitted.
+_SHARES = (0.5, 0.75)
+_N_CORES = 3
+
+
+def balanced_factors(n: int, count: int) -> tuple[int, ...]:
+    """Return ``count`` factors of n, ascending, as equal as its prime factors allow.
+
+    Greedy: prime factors from the largest down, each to the smallest product so far.
+    """
+    products = [1] * count
+    for prime in sorted(_primes(n), reverse=True):
+        products[products.index(min(products))] *= prime
+    return tuple(sorted(products))
+
+
+def _primes(n: int) -> list[int]:
+    found, p = [], 2
+    while p * p <= n:
+        while n % p == 0:
+            found.append(p)
+            n //= p
+        p += 1
+    return found + ([n] if n > 1 else [])
+
+
+def bonds_for(rows: Sequence[int], columns: Sequence[int], n_params: int) -> tuple[int, ...]:
+    """Largest uniform bond dimension, clipped to what each cut can carry, with at most ``n_params`` elements."""
+    sizes = [m * n for m, n in zip(rows, columns, strict=True)]
+    limits = [min(math.prod(sizes[: k + 1]), math.prod(sizes[k + 1 :])) for k in range(len(sizes) - 1)]
+
+    def elements(bond: int) -> int:
+        bonds = [1, *(min(bond, limit) for limit in limits), 1]
+        return sum(bonds[k] * size * bonds[k + 1] for k, size in enumerate(sizes))
+
+    low, high = 1, max(limits)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if elements(middle) <= n_params else (low, middle - 1)
+    return tuple(min(low, limit) for limit in limits)
+
+
+def fit_mpo(weight: torch.Tensor, metric: Metric, bonds: tuple[int, ...]) -> MatrixProductOperator:
+    """Fit the MPO of these bonds to ``weight`` in the metric's norm."""
+    m, n = weight.shape
+    row = metric.rows[0]
+    result = mpo(
+        weight,
+        balanced_factors(m, _N_CORES),
+        balanced_factors(n, _N_CORES),
+        bonds,
+        weight=metric.column @ metric.column.T,
+        row_weight=None if row is None else row @ row.T,
+    )
+    return result.tensor
+
+
+def mpo_entries(weight: torch.Tensor, metric: Metric) -> list[tuple[tuple[int, ...], int, int, float]]:
+    """Return bonds, elements, multiply-adds a token and loss of the MPOs on a layer's menu."""
+    m, n = weight.shape
+    rows, columns = balanced_factors(m, _N_CORES), balanced_factors(n, _N_CORES)
+    entries = []
+    for share in _SHARES:
+        bonds = bonds_for(rows, columns, int(share * m * n))
+        tensor = fit_mpo(weight.to(torch.float64), metric, bonds)
+        loss = kronecker_loss(weight.to(torch.float64) - tensor.to_dense(), metric.rows[0], metric.column)
+        entries.append((bonds, tensor.n_params, chain_macs(rows, columns, bonds), loss))
+    return entries
+
+
+def chain_macs(rows: Sequence[int], columns: Sequence[int], bonds: Sequence[int]) -> int:
+    """Multiply-adds of one vector through the chain, contracted from the first core on."""
+    total, done, left = 0, 1, math.prod(columns)
+    for k, (m, n) in enumerate(zip(rows, columns, strict=True)):
+        before = 1 if k == 0 else bonds[k - 1]
+        after = 1 if k == len(rows) - 1 else bonds[k]
+        left //= n
+        total += done * left * before * n * m * after
+        done *= m
+    return total
