@@ -71,9 +71,7 @@ def test_a_writer_that_raises_leaves_the_old_file(tmp_path, error):
     assert temporaries(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "remedy"), [("none/a.bin", "make it first"), (".", "give the name of a file")]
-)
+@pytest.mark.parametrize(("name", "remedy"), [("none/a.bin", "make it first"), (".", "give the name of a file")])
 def test_refuses_bad_targets(tmp_path, name, remedy):
     with pytest.raises(InputError, match=remedy):
         atomic_write(tmp_path / name, lambda f: f.write(b"x"))

@@ -185,9 +185,7 @@ def test_random_bytes(tmp_path_factory, start, rest):
         read_array(path)
 
 
-@pytest.mark.parametrize(
-    "name", ["x.pt", "x.pth", "x.pkl", "x.pickle", "x.joblib", "x.ckpt", "x.npy", "x.npz"]
-)
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.pkl", "x.pickle", "x.joblib", "x.ckpt", "x.npy", "x.npz"])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_pickles_are_refused_and_not_run(tmp_path, name, protocol):
     canary = tmp_path / "canary"

@@ -44,9 +44,7 @@ def entry(begin, end, shape=(1,), dtype="F32"):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from(NUMPY_DTYPES).flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=0, min_side=0)))
-)
+@given(st.sampled_from(NUMPY_DTYPES).flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=0, min_side=0))))
 def test_numpy_round_trip_is_bit_for_bit(tmp_path_factory, x):
     path = tmp_path_factory.mktemp("st") / "x.safetensors"
     write_safetensors(path, {"x": x, "again": x.T}, {"note": "é ☃"})
