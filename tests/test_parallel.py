@@ -150,15 +150,26 @@ def test_a_task_that_raises_is_named(executor):
 
 
 def test_a_failure_withdraws_what_has_not_begun():
-    items = {n: (n, 0) for n in range(500)}
+    begun = []
+
+    def first_fails(x):
+        begun.append(x)
+        if x == 0:
+            raise ValueError(x)
+        time.sleep(0.05)
+        return x
+
     with ThreadPoolExecutor(1) as pool:
-        started = threading.Event()
-        pool.submit(started.wait)
-        threading.Timer(0.2, started.set).start()
         with pytest.raises(WorkerError, match="task 0 failed") as info:
-            run_tasks(fail_on, items, executor=pool)
-        assert len(info.value.partial) < 500
+            run_tasks(first_fails, {n: (n,) for n in range(500)}, executor=pool)
+        assert len(begun) < 500
+        assert set(info.value.partial) == set(begun) - {0}
         assert pool.submit(square, 2).result() == 4  # left open
+
+
+def test_an_error_without_text_here():
+    with pytest.raises(WorkerError, match="NoMessage"):
+        run_tasks(raise_kind, {"x": ("text",)})
 
 
 def test_several_failures_name_the_first_item():
@@ -311,12 +322,8 @@ def test_an_interrupt_ends_the_workers_and_passes_on(tmp_path):
 
 def test_a_script_without_main_guard_is_told(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(
-        "from tnet.parallel import run_tasks\nrun_tasks(abs, {'x': (-1,)}, executor=1, retries=0)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    script.write_text("from tnet.parallel import run_tasks\nrun_tasks(abs, {'x': (-1,)}, executor=1, retries=0)\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     last_error = done.stderr[done.stderr.rindex("WorkerError") :]
     assert 'if __name__ == "__main__":' in last_error

@@ -219,9 +219,7 @@ def _run_in_processes(run: _Run[Any, Any], n_workers: int, retries: int) -> None
 
 def _in_fresh_pool(run: _Run[Any, Any], queue: deque[Any], n_workers: int) -> list[Any]:
     """Work off ``queue`` in a new pool and return the tasks that were in flight if the pool broke."""
-    pool = ProcessPoolExecutor(
-        n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
+    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
         suspects = _drain(run, pool, queue, n_workers, {})
         pool.shutdown(wait=True)

@@ -162,9 +162,7 @@ def _temporary_name(target: Path) -> Path:
 
 def _require_folder(folder: Path, path: str | os.PathLike[str]) -> None:
     if not folder.is_dir():
-        raise InputError(
-            f"cannot write {str(path)!r}: the folder {str(folder)!r} does not exist; make it first."
-        )
+        raise InputError(f"cannot write {str(path)!r}: the folder {str(folder)!r} does not exist; make it first.")
 
 
 def _refuse_existing(target: Path) -> None:

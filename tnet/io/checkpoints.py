@@ -69,9 +69,7 @@ def open_checkpoint(directory: str | os.PathLike[str], key: Mapping[str, Any]) -
     wanted = _normalised(key)
     if not folder.exists():
         if not folder.absolute().parent.is_dir():
-            raise InputError(
-                f"checkpoint {str(folder)!r}: the folder around it does not exist; make it first."
-            )
+            raise InputError(f"checkpoint {str(folder)!r}: the folder around it does not exist; make it first.")
         folder.mkdir(exist_ok=True)
     if not folder.is_dir():
         raise InputError(f"checkpoint {str(folder)!r} is a file: give the name of a folder.")
@@ -106,9 +104,7 @@ class Checkpoint:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parts that were saved, sorted; whether they are whole is not looked at."""
-        files = (
-            p for p in self.directory.iterdir() if p.suffix in (".json", ".safetensors") and p.name != _JOB
-        )
+        files = (p for p in self.directory.iterdir() if p.suffix in (".json", ".safetensors") and p.name != _JOB)
         return tuple(sorted({p.stem for p in files if not p.name.startswith(".")}))
 
     def has(self, name: str) -> bool:
@@ -126,9 +122,7 @@ class Checkpoint:
                 whole = True
             except FormatError as error:
                 path.unlink(missing_ok=True)
-                warnings.warn(
-                    f"checkpoint part {name!r} is damaged and will be done again: {error}", stacklevel=2
-                )
+                warnings.warn(f"checkpoint part {name!r} is damaged and will be done again: {error}", stacklevel=2)
                 return False
         return whole
 
@@ -138,9 +132,7 @@ class Checkpoint:
         """Write the tensors of a part atomically; see :func:`tnet.io.write_safetensors`."""
         write_safetensors(self._tensors(name), tensors, metadata)
 
-    def load_tensors(
-        self, name: str, *, library: Library = "numpy"
-    ) -> tuple[dict[str, Array], dict[str, str]]:
+    def load_tensors(self, name: str, *, library: Library = "numpy") -> tuple[dict[str, Array], dict[str, str]]:
         """Read the tensors and metadata of a part.
 
         Raises

@@ -58,6 +58,4 @@ def check_seal(value: str, tensors: list[Described], metadata: Mapping[str, str]
                     f"{path!r} is damaged: the bytes of {name[:80]!r} do not match their SHA-256; "
                     "take the file from its source again."
                 )
-    raise FormatError(
-        f"{path!r} is damaged: its header does not match its SHA-256; take it from its source again."
-    )
+    raise FormatError(f"{path!r} is damaged: its header does not match its SHA-256; take it from its source again.")

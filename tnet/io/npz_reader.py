@@ -91,9 +91,7 @@ def read_array(path: str | os.PathLike[str], *, member: str | None = None) -> ND
         _refuse_executable(Path(path), start, shown)
         if start == _MAGIC:
             if member is not None:
-                raise InputError(
-                    f"member={member!r}: {shown} is a .npy file with one array; leave member out."
-                )
+                raise InputError(f"member={member!r}: {shown} is a .npy file with one array; leave member out.")
             size = os.fstat(file.fileno()).st_size
             return _read_npy(file, size, shown)
         if start.startswith(b"PK"):
@@ -106,9 +104,7 @@ def read_array(path: str | os.PathLike[str], *, member: str | None = None) -> ND
 
 def _refuse_executable(path: Path, start: bytes, shown: str) -> None:
     # Protocol 2 and later of pickle begin with 0x80 and their number.
-    if path.suffix.lower() in _EXECUTABLE or (
-        start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
-    ):
+    if path.suffix.lower() in _EXECUTABLE or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")):
         raise UnsafeFileError(
             f"{shown} is a pickle, which can run any program when it is read. Convert it where you trust it: "
             "torch.load(file, weights_only=True), then safetensors.torch.save_file or numpy.save."
@@ -143,16 +139,12 @@ def _read_npy_header(file: IO[bytes], shown: str) -> tuple[_NpyHeader, int]:
     start = file.read(8)
     version = tuple(start[6:8])
     if start[:6] != _MAGIC or version not in ((1, 0), (2, 0)):
-        raise FormatError(
-            f"{shown} is damaged, or a .npy of version {version}; versions 1.0 and 2.0 are read."
-        )
+        raise FormatError(f"{shown} is damaged, or a .npy of version {version}; versions 1.0 and 2.0 are read.")
     width = 2 if version == (1, 0) else 4
     length_bytes = file.read(width)
     length = int.from_bytes(length_bytes, "little")
     if length > _MAX_NPY_HEADER:
-        raise UnsafeFileError(
-            f"{shown} declares a header of {length} bytes; at most {_MAX_NPY_HEADER} are read."
-        )
+        raise UnsafeFileError(f"{shown} declares a header of {length} bytes; at most {_MAX_NPY_HEADER} are read.")
     text = file.read(length)
     if len(length_bytes) < width or len(text) < length:
         raise FormatError(f"{shown} is cut short: it ends inside its header.")

@@ -182,9 +182,7 @@ def _entry(name: str, fields: object, start: int, what: str) -> TensorEntry:
         raise FormatError(f"{what} is damaged: {shown} has not exactly dtype, shape and data_offsets.")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise FormatError(
-            f"{what}: {shown} has the unknown dtype {str(dtype)[:40]!r}; known: {', '.join(BITS)}."
-        )
+        raise FormatError(f"{what}: {shown} has the unknown dtype {str(dtype)[:40]!r}; known: {', '.join(BITS)}.")
     if not _are_sizes(shape) or len(shape) > _MAX_NDIM or not _are_sizes(offsets) or len(offsets) != 2:
         raise FormatError(f"{what} is damaged: {shown} has no usable shape and data_offsets.")
     begin, end = offsets
@@ -211,6 +209,4 @@ def _require_cover(entries: list[tuple[str, TensorEntry]], start: int, size: int
             raise FormatError(f"{what} is damaged: {name[:80]!r} overlaps another tensor or leaves a gap.")
         position += entry.nbytes
     if position != size:
-        raise FormatError(
-            f"{what} declares {position} bytes, the file has {size}: it is cut short or damaged."
-        )
+        raise FormatError(f"{what} declares {position} bytes, the file has {size}: it is cut short or damaged.")

@@ -111,8 +111,7 @@ def _check(header: Header, digests: list[str], path: str | os.PathLike[str], mus
         return
     entries = header.tensors.items()
     described: list[Described] = [
-        (name, entry.dtype, entry.shape, digest)
-        for (name, entry), digest in zip(entries, digests, strict=True)
+        (name, entry.dtype, entry.shape, digest) for (name, entry), digest in zip(entries, digests, strict=True)
     ]
     check_seal(seal, described, metadata, str(path))
 
@@ -137,16 +136,12 @@ def _torch_namespace() -> Any:
     return torch_namespace
 
 
-def _require_readable(
-    entries: Mapping[str, TensorEntry], library: Library, path: str | os.PathLike[str]
-) -> None:
+def _require_readable(entries: Mapping[str, TensorEntry], library: Library, path: str | os.PathLike[str]) -> None:
     for name, entry in entries.items():
         known = _LIBRARY_DTYPES.get(entry.dtype)
         if known is None or (library == "numpy" and known in _NUMPY_LACKS and known != "bfloat16"):
             remedy = "convert the file first" if known is None else "pass library='torch'"
-            raise InputError(
-                f"{str(path)!r}: {name[:80]!r} has dtype {entry.dtype}, unknown to {library}: {remedy}."
-            )
+            raise InputError(f"{str(path)!r}: {name[:80]!r} has dtype {entry.dtype}, unknown to {library}: {remedy}.")
 
 
 def _numpy_array(data: NDArray[np.uint8], entry: TensorEntry) -> NDArray[Any]:

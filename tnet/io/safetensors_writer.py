@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tnet.arrays import Array, array_namespace, dtype_name, is_torch, to_numpy
+from tnet.arrays import Array, array_namespace, dtype_name, is_torch, library_name, to_numpy
 from tnet.errors import BackendError, InputError
 from tnet.io.atomic import atomic_write
 from tnet.io.digests import SEAL_KEY, Described, seal, tensor_digest
@@ -101,19 +101,11 @@ def _payload(x: Array) -> memoryview:
 
 
 def _slot(name: str, x: Array) -> _Slot:
-    if (
-        not isinstance(name, str)
-        or not name
-        or name == METADATA_KEY
-        or len(name) > MAX_NAME
-        or not _encodes(name)
-    ):
-        raise InputError(
-            f"tensor name {name!r:.100}: give a text of 1 to 1024 characters, not {METADATA_KEY!r}."
-        )
+    if not isinstance(name, str) or not name or name == METADATA_KEY or len(name) > MAX_NAME or not _encodes(name):
+        raise InputError(f"tensor name {name!r:.100}: give a text of 1 to 1024 characters, not {METADATA_KEY!r}.")
     array_namespace(x)
     # NumPy's own name, for an array in foreign byte order has the dtype ">f8".
-    kind = x.dtype.name if isinstance(x, np.ndarray) else dtype_name(x)
+    kind: str = x.dtype.name if library_name(x) == "numpy" else dtype_name(x)
     if kind not in DTYPE_NAMES:
         raise BackendError(f"{name!r} has dtype {kind}; the file holds {', '.join(DTYPE_NAMES)}: convert it.")
     if is_torch(x) and (str(x.layout) != "torch.strided" or x.device.type == "meta"):

@@ -116,9 +116,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     shown = repr(str(path))
     text = read_header(path).metadata.get(_KEY)
     if text is None:
-        raise FormatError(
-            f"{shown} was not written by tnet.save: use tnet.io.read_safetensors for its tensors."
-        )
+        raise FormatError(f"{shown} was not written by tnet.save: use tnet.io.read_safetensors for its tensors.")
     description = parse_json(text.encode("utf-8"), f"the description in {shown}")
     version = description.get("format_version") if isinstance(description, dict) else None
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
@@ -135,9 +133,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     try:
         return _put_together(description, tensors)
     except (KeyError, TypeError, AttributeError, ValueError, TnetError) as error:
-        raise FormatError(
-            f"{shown} does not hold what it describes ({type(error).__name__}: {error})."
-        ) from error
+        raise FormatError(f"{shown} does not hold what it describes ({type(error).__name__}: {error}).") from error
 
 
 def _taken_apart(tensor: Any) -> tuple[dict[str, Array], dict[str, int | None], dict[str, Any]]:

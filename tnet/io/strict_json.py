@@ -43,9 +43,7 @@ def parse_json(text: bytes, what: str) -> Any:
         a lone surrogate, nesting beyond Python's recursion limit, or more than about 480,000 values.
     """
     if is_too_rich(text):
-        raise FormatError(
-            f"{what} holds hundreds of thousands of values: no file that tnet reads needs so many."
-        )
+        raise FormatError(f"{what} holds hundreds of thousands of values: no file that tnet reads needs so many.")
     try:
         decoded = text.decode("utf-8")
         value = json.loads(decoded, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse)

@@ -95,6 +95,4 @@ def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingDependencyError(
-            "tensorly is not installed: pip install 'tnet-tensors[interop]'."
-        ) from error
+        raise MissingDependencyError("tensorly is not installed: pip install 'tnet-tensors[interop]'.") from error
