@@ -42,6 +42,7 @@ def test_llama_targets_are_the_seven_layers_of_each_block(tiny_llama):
     assert targets[0] == Target("model.layers.0.self_attn.q_proj", 0, 32, 32, False, False)
     assert targets[1] == Target("model.layers.0.self_attn.k_proj", 0, 16, 32, False, False)
     assert {t.block for t in targets} == {0, 1}
+    assert targets[1].n_params == 16 * 32
     assert not any("lm_head" in t.name or "embed" in t.name for t in targets)
 
 

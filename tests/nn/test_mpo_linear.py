@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from tnet.decompositions import mpo
 from tnet.errors import BackendError, InputError, RankError, ShapeError
 from tnet.formats import MatrixProductOperator
 from tnet.nn import MPOLinear
@@ -30,13 +32,13 @@ def test_weight_is_that_of_the_format(digits):
     rows, columns, bonds = zip(*digits, strict=True)
     bonds = (1, *bonds[:-1], 1)
     cores = tuple(
-        torch.randn(shape, dtype=torch.float64)
-        for shape in zip(bonds[:-1], rows, columns, bonds[1:], strict=True)
+        torch.randn(shape, dtype=torch.float64) for shape in zip(bonds[:-1], rows, columns, bonds[1:], strict=True)
     )
-    mpo = MatrixProductOperator(cores)
-    layer = MPOLinear.from_tensor(mpo)
-    torch.testing.assert_close(layer.dense_weight().detach(), mpo.to_dense(), rtol=1e-12, atol=1e-12)
-    assert (layer.row_shape, layer.column_shape, layer.ranks) == (mpo.row_shape, mpo.column_shape, mpo.rank)
+    tensor = MatrixProductOperator(cores)
+    layer = MPOLinear.from_tensor(tensor)
+    torch.testing.assert_close(layer.dense_weight().detach(), tensor.to_dense(), rtol=1e-12, atol=1e-12)
+    assert (layer.row_shape, layer.column_shape) == (tensor.row_shape, tensor.column_shape)
+    assert layer.ranks == tensor.rank
     assert layer.n_params == sum(core.numel() for core in cores)
 
 
@@ -70,6 +72,41 @@ def test_from_cores_copies_and_keeps_the_dtype():
     cores[0].zero_()
     assert layer.cores[0].abs().max() > 0
     assert layer.dense_weight().dtype == layer.bias.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_from_dense_is_exact_at_full_rank(dtype):
+    linear = nn.Linear(6, 8, dtype=dtype).eval()
+    before = linear.weight.detach().clone()
+    layer = MPOLinear.from_dense(linear, (2, 4), (3, 2), 6)
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(layer.dense_weight(), linear.weight, rtol=tolerance, atol=tolerance)
+    assert layer.ranks == (6,)
+    assert torch.equal(layer.bias, linear.bias)
+    assert layer.bias.dtype == layer.cores[0].dtype == dtype
+    assert not layer.training
+    assert torch.equal(linear.weight, before)
+
+
+def test_from_dense_truncates_like_the_decomposition():
+    linear = nn.Linear(12, 8, bias=False, dtype=torch.float64)
+    layer = MPOLinear.from_dense(linear, (2, 2, 2), (3, 2, 2), (4, 2))
+    expected = mpo(linear.weight.detach(), (2, 2, 2), (3, 2, 2), (4, 2)).tensor.to_dense()
+    torch.testing.assert_close(layer.dense_weight().detach(), expected)
+    assert layer.bias is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (((2, 3), (3, 2), 2), ShapeError, "8"),
+        (((2, 4), (3, 2), 0), RankError, "rank"),
+        (((2, 4), (3, 2), 2.5), RankError, "rank"),
+    ],
+)
+def test_from_dense_refuses_what_does_not_fit(arguments, error, message):
+    with pytest.raises(error, match=message):
+        MPOLinear.from_dense(nn.Linear(6, 8), *arguments)
 
 
 @pytest.mark.parametrize(

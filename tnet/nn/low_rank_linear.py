@@ -63,9 +63,7 @@ class LowRankLinear(FactorisedLinear):
     ) -> None:
         super().__init__(in_features, out_features)
         limit = min(in_features, out_features)
-        self.rank = check_rank(
-            rank, limit, f"the smaller side of a weight of shape ({out_features}, {in_features})"
-        )
+        self.rank = check_rank(rank, limit, f"the smaller side of a weight of shape ({out_features}, {in_features})")
         self.left = nn.Parameter(torch.empty(out_features, rank, device=device, dtype=dtype))
         self.right = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
         self._new_bias(bias, device, dtype)
@@ -82,9 +80,7 @@ class LowRankLinear(FactorisedLinear):
         self._reset_bias()
 
     @classmethod
-    def from_factors(
-        cls, left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> LowRankLinear:
+    def from_factors(cls, left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> LowRankLinear:
         """Build the layer from copies of its factors.
 
         Parameters

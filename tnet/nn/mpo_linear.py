@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tnet.decompositions import mpo
 from tnet.errors import RankError, ShapeError
 from tnet.nn.factorised_linear import FactorisedLinear, check_factors, check_size, parameter_of
 
@@ -75,8 +76,7 @@ class MPOLinear(FactorisedLinear):
         row_shape, column_shape, ranks = tuple(row_shape), tuple(column_shape), tuple(ranks)
         if not row_shape or len(row_shape) != len(column_shape):
             raise ShapeError(
-                f"row_shape={row_shape}, column_shape={column_shape}: "
-                "give as many row as column digits, at least 1."
+                f"row_shape={row_shape}, column_shape={column_shape}: give as many row as column digits, at least 1."
             )
         for k, (m, n) in enumerate(zip(row_shape, column_shape, strict=True)):
             check_size(f"row_shape[{k}]", m)
@@ -161,9 +161,9 @@ class MPOLinear(FactorisedLinear):
         return layer
 
     @classmethod
-    def from_tensor(cls, mpo: MatrixProductOperator, bias: torch.Tensor | None = None) -> MPOLinear:
+    def from_tensor(cls, tensor: MatrixProductOperator, bias: torch.Tensor | None = None) -> MPOLinear:
         """Build the layer from a matrix product operator of torch tensors; see :meth:`from_cores`."""
-        return cls.from_cores(mpo.cores, bias)
+        return cls.from_cores(tensor.cores, bias)
 
     @classmethod
     def from_dense(
@@ -194,8 +194,6 @@ class MPOLinear(FactorisedLinear):
         ShapeError, RankError, InputError
             If the shapes or ranks do not fit the weight, or the weight is not finite.
         """
-        from tnet.decompositions import mpo
-
         weight = linear.weight.detach()
         tensor = mpo(weight, tuple(row_shape), tuple(column_shape), rank).tensor
         bias = None if linear.bias is None else linear.bias.detach()
