@@ -89,22 +89,24 @@ def parse_share(text: str | None, option: str) -> float | None:
 
 def read_text(path: Path, option: str, *, at_least: int) -> str:
     """Return the text of a UTF-8 file; one token is at least one byte, so ``at_least`` bounds the bytes too."""
+    shown = f"{option} {str(path)!r}"
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{option}: there is no file {str(path)!r}; give a text file.") from None
+        raise InputError(f"{shown}: there is no such file; give a text file.") from None
     except IsADirectoryError:
-        raise InputError(f"{option}: {str(path)!r} is a folder; give a text file.") from None
+        raise InputError(f"{shown} is a folder; give a text file.") from None
+    except OSError as error:
+        raise InputError(f"{shown} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{option}: {str(path)!r} is no UTF-8 text (byte {error.start}); convert it first."
-        ) from None
+        raise InputError(f"{shown} is no UTF-8 text (byte {error.start}); convert it first.") from None
     if not text.strip():
-        raise InputError(f"{option}: {str(path)!r} is empty; give text like that on which the model will be used.")
-    if len(text.encode()) < at_least:
+        raise InputError(f"{shown} is empty; give text like that on which the model will be used.")
+    n_bytes = len(text.encode())
+    if n_bytes < at_least:
         raise InputError(
-            f"{option}: {str(path)!r} has {len(text.encode())} bytes, shorter than one sequence of {at_least} tokens; "
-            "give more text, or a smaller --sequence-length."
+            f"{shown} has {n_bytes} bytes, shorter than one sequence of {at_least} tokens; give more text, or a "
+            "smaller --sequence-length."
         )
     return text
 
@@ -113,10 +115,9 @@ def check_new(path: Path, what: str) -> None:
     """Require a path where nothing is yet, in a folder that exists."""
     if os.path.lexists(path):
         raise InputError(f"{what} {str(path)!r} exists and is never overwritten: remove it, or give another name.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(
-            f"{what} {str(path)!r}: the folder {str(path.absolute().parent)!r} does not exist; make it first."
-        )
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{what} {str(path)!r}: the folder {str(folder)!r} does not exist; make it first.")
 
 
 def require(package: str, extra: str, purpose: str) -> None:
