@@ -174,8 +174,7 @@ def attach(model: PreTrainedModel) -> None:
     other = getattr(model, "hf_quantizer", None)
     if other is not None and not isinstance(other, TnetQuantizer):
         raise InputError(
-            f"{type(model).__name__} is quantised by {type(other).__name__}; "
-            "compress the unquantised model instead."
+            f"{type(model).__name__} is quantised by {type(other).__name__}; compress the unquantised model instead."
         )
     config = TnetConfig(layers)
     model.config.quantization_config = config

@@ -90,13 +90,9 @@ def check_specs(specs: object) -> dict[str, LayerSpec]:
         if spec["kind"] == "shared_follower":
             owner = specs.get(spec["owner"])
             if owner is None or owner["kind"] != "shared_owner":
-                raise FormatError(
-                    f"layer {name!r}: owner {spec['owner']!r} is no shared_owner among the layers."
-                )
+                raise FormatError(f"layer {name!r}: owner {spec['owner']!r} is no shared_owner among the layers.")
             if (owner["in_features"], owner["rank"]) != (spec["in_features"], spec["rank"]):
-                raise FormatError(
-                    f"layer {name!r}: in_features or rank differ from those of {spec['owner']!r}."
-                )
+                raise FormatError(f"layer {name!r}: in_features or rank differ from those of {spec['owner']!r}.")
     return cast("dict[str, LayerSpec]", specs)
 
 
@@ -352,9 +348,7 @@ def _dense_layer(model: nn.Module, name: str, spec: LayerSpec) -> nn.Linear | Co
         raise FormatError(str(error)) from error
     wanted = Conv1D if spec.get("conv1d", False) else nn.Linear
     if not isinstance(layer, wanted):
-        raise FormatError(
-            f"layer {name!r}: the model has a {type(layer).__name__} there, not a {wanted.__name__}."
-        )
+        raise FormatError(f"layer {name!r}: the model has a {type(layer).__name__} there, not a {wanted.__name__}.")
     shape, wanted_shape = tuple(dense_weight(layer).shape), (spec["out_features"], spec["in_features"])
     if shape != wanted_shape:
         raise FormatError(f"layer {name!r}: the model's weight is {shape}, not {wanted_shape}.")

@@ -75,8 +75,7 @@ def dense_weight(module: nn.Module) -> torch.Tensor:
     if isinstance(module, nn.Linear):
         return module.weight.detach()
     raise InputError(
-        f"module of type {type(module).__name__}: "
-        "only torch.nn.Linear and transformers' Conv1D hold a dense weight."
+        f"module of type {type(module).__name__}: only torch.nn.Linear and transformers' Conv1D hold a dense weight."
     )
 
 
@@ -168,9 +167,7 @@ def group_by_input(
         return hook
 
     device = model_device(model)
-    inputs = {
-        key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()
-    }
+    inputs = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
     training = [module for module in model.modules() if module.training]
     handles = [model.get_submodule(name).register_forward_pre_hook(record(name)) for name in reads]
     try:
@@ -236,9 +233,7 @@ def _blocks(model: nn.Module, linear_names: set[str]) -> dict[str, int]:
 
 def _holds_blocks(name: str, blocks: nn.ModuleList, linear_names: set[str]) -> bool:
     # A list of bare linear layers (experts, heads) is no list of blocks: its members' own names are linear.
-    return any(
-        linear.startswith(f"{name}.{position}.") for position in range(len(blocks)) for linear in linear_names
-    )
+    return any(linear.startswith(f"{name}.{position}.") for position in range(len(blocks)) for linear in linear_names)
 
 
 def _positions(lists: Iterable[str], linear_names: set[str]) -> Iterator[tuple[str, str]]:
@@ -257,14 +252,10 @@ def _matching(layers: dict[nn.Module, list[str]], pattern: str) -> dict[nn.Modul
         expression = re.compile(pattern)
     except re.error as error:
         raise InputError(f"targets={pattern!r} is not a regular expression: {error}.") from error
-    chosen = {
-        module: names for module, names in layers.items() if any(expression.search(name) for name in names)
-    }
+    chosen = {module: names for module, names in layers.items() if any(expression.search(name) for name in names)}
     if not chosen:
         some = ", ".join(names[0] for names in list(layers.values())[:8])
-        raise InputError(
-            f"targets={pattern!r} matches no linear layer; there are {len(layers)}, such as {some}."
-        )
+        raise InputError(f"targets={pattern!r} matches no linear layer; there are {len(layers)}, such as {some}.")
     return chosen
 
 
