@@ -99,9 +99,7 @@ def test_tight_tails_need_tsqr_or_svd(convert, rng):
     a = convert((Q * values) @ P.T)
     for path in (tsqr_truncated, svd_truncated):
         np.testing.assert_allclose(to_numpy(path(a, Truncation(rank=4)).s), values, rtol=1e-2)
-    assert not np.allclose(
-        to_numpy(gram_truncated(a, Truncation(rank=4)).s)[2:], values[2:], rtol=0.5, atol=0
-    )
+    assert not np.allclose(to_numpy(gram_truncated(a, Truncation(rank=4)).s)[2:], values[2:], rtol=0.5, atol=0)
 
 
 @pytest.mark.parametrize("path", PATHS)

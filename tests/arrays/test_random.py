@@ -55,6 +55,4 @@ def test_variance_is_one(dtype):
 
 
 def test_half_precision_like():
-    assert (
-        standard_normal(resolve_rng(0)[0], (2,), torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.bfloat16
-    )
+    assert standard_normal(resolve_rng(0)[0], (2,), torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -25,9 +25,7 @@ def as_operand(t: object, name: str) -> Operand:
 
 def unsupported(operation: str, operands: Sequence[object], remedy: str) -> BackendError:
     """Return the error for an operation that is not defined for these kinds of operands."""
-    kinds = " and ".join(
-        type(t).__name__ if isinstance(t, TensorFormat) else "a dense array" for t in operands
-    )
+    kinds = " and ".join(type(t).__name__ if isinstance(t, TensorFormat) else "a dense array" for t in operands)
     return BackendError(f"{operation} is not defined for {kinds}: {remedy}")
 
 
@@ -76,18 +74,14 @@ def bounded_ranks(rank: object, limits: Sequence[int], where: str) -> tuple[int,
     if isinstance(rank, (list, tuple, np.ndarray)):
         ranks = tuple(_positive(r) for r in rank)
         if len(ranks) != len(limits):
-            raise RankError(
-                f"rank={rank!r}: {len(ranks)} ranks for {len(limits)} {where}s; give one for each."
-            )
+            raise RankError(f"rank={rank!r}: {len(ranks)} ranks for {len(limits)} {where}s; give one for each.")
         for k, (r, limit) in enumerate(zip(ranks, limits, strict=True)):
             if r > limit:
                 _warn_clipped(f"rank {r} of {where} {k} is clipped to {limit}, the largest possible there.")
     else:
         ranks = (_positive(rank),) * len(limits)
         if limits and ranks[0] > max(limits):
-            _warn_clipped(
-                f"rank {ranks[0]} is clipped to {max(limits)}, the largest possible in any {where}."
-            )
+            _warn_clipped(f"rank {ranks[0]} is clipped to {max(limits)}, the largest possible in any {where}.")
     return tuple(min(r, limit) for r, limit in zip(ranks, limits, strict=True))
 
 

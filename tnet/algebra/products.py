@@ -138,10 +138,7 @@ def hadamard(a: Operand, b: Operand) -> Operand:
             return TuckerTensor(_kronecker(a.core, b.core), _rowwise_pairs(a.factors, b.factors))
         case (TensorTrain(), TensorTrain()) | (MatrixProductOperator(), MatrixProductOperator()):
             check_same_split("hadamard", a, b)
-            cores = [
-                _kronecker_of_bonds(x, y)
-                for x, y in zip(three_axis_cores(a), three_axis_cores(b), strict=True)
-            ]
+            cores = [_kronecker_of_bonds(x, y) for x, y in zip(three_axis_cores(a), three_axis_cores(b), strict=True)]
             return with_cores(a, cores)
         case LowRank(), LowRank():
             (left,) = _rowwise_pairs((a.left,), (b.left,))

@@ -80,9 +80,7 @@ def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None =
     """
     check_rank_or_rtol(rank, rtol)
     if isinstance(t, CPTensor):
-        raise unsupported(
-            "round", [t], "a CP rank cannot be cut by an SVD; refit with tnet.cp(t.to_dense(), rank)."
-        )
+        raise unsupported("round", [t], "a CP rank cannot be cut by an SVD; refit with tnet.cp(t.to_dense(), rank).")
     if not isinstance(t, (TensorTrain, MatrixProductOperator, TuckerTensor, LowRank)):
         remedy = "give a TensorTrain, MatrixProductOperator, TuckerTensor or LowRank."
         raise unsupported("round", [t], remedy)

@@ -18,9 +18,7 @@ T = TypeVar("T", bound=Train)
 def three_axis_cores(t: Train) -> list[Array]:
     """Return the cores as ``(r, n, s)``; an operator's row and column digit become one mode."""
     xp = array_namespace(*t.cores)
-    return [
-        xp.reshape(core, (core.shape[0], total_size(core.shape[1:-1]), core.shape[-1])) for core in t.cores
-    ]
+    return [xp.reshape(core, (core.shape[0], total_size(core.shape[1:-1]), core.shape[-1])) for core in t.cores]
 
 
 def with_cores(t: T, cores: Sequence[Array]) -> T:

@@ -58,9 +58,7 @@ def einsum(xp: Namespace, spec: str, *operands: Array) -> Array:
     return reduce_single(xp, current, labels, output)
 
 
-def contract_pair(
-    xp: Namespace, a: Array, a_labels: Labels, b: Array, b_labels: Labels, output: Labels
-) -> Array:
+def contract_pair(xp: Namespace, a: Array, a_labels: Labels, b: Array, b_labels: Labels, output: Labels) -> Array:
     """Contract two labelled arrays into one by a (batched) matrix product.
 
     Parameters
@@ -95,9 +93,7 @@ def contract_pair(
     size = dict(zip((*a_labels, *b_labels), (*a.shape, *b.shape), strict=True))
     for label, n in zip(a_labels, a.shape, strict=True):
         if size[label] != n:
-            raise IndexLabelError(
-                f"index {label!r} has size {n} in one tensor and {size[label]} in the other."
-            )
+            raise IndexLabelError(f"index {label!r} has size {n} in one tensor and {size[label]} in the other.")
 
     def count(labels: Labels) -> int:
         return total_size([size[i] for i in labels])
@@ -137,9 +133,7 @@ def _diagonals(xp: Namespace, a: Array, labels: Labels) -> tuple[Array, Labels]:
         first = labels.index(label)
         second = labels.index(label, first + 1)
         if a.shape[first] != a.shape[second]:
-            raise IndexLabelError(
-                f"index {label!r} has sizes {a.shape[first]} and {a.shape[second]} in one tensor."
-            )
+            raise IndexLabelError(f"index {label!r} has sizes {a.shape[first]} and {a.shape[second]} in one tensor.")
         rest = [k for k in range(len(labels)) if k not in (first, second)]
         a = xp.linalg.diagonal(xp.permute_dims(a, (*rest, first, second)))
         labels = (*(labels[k] for k in rest), label)

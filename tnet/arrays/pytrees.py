@@ -43,7 +43,5 @@ def register_torch_pytree(cls: type, array_fields: tuple[str, ...]) -> None:
             object.__setattr__(value, name, child)
         return value
 
-    _pytree.register_pytree_node(
-        cls, flatten, unflatten, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}"
-    )
+    _pytree.register_pytree_node(cls, flatten, unflatten, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}")
     _REGISTERED.add(cls)

@@ -69,6 +69,4 @@ def _seed(rng: Any) -> int:
     if torch is not None and isinstance(rng, torch.Generator):
         generator: Any = rng
         return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    raise InputError(
-        f"rng={rng!r}: give an integer >= 0, a numpy.random.Generator, a torch.Generator, or None."
-    )
+    raise InputError(f"rng={rng!r}: give an integer >= 0, a numpy.random.Generator, a torch.Generator, or None.")

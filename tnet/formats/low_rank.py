@@ -38,9 +38,7 @@ class LowRank(TensorFormat):
         check_ndim(left, 2, "left", "(m, rank)")
         check_ndim(right, 2, "right", "(rank, n)")
         if left.shape[1] != right.shape[0]:
-            raise ShapeError(
-                f"left has {left.shape[1]} columns, right has {right.shape[0]} rows: make them equal."
-            )
+            raise ShapeError(f"left has {left.shape[1]} columns, right has {right.shape[0]} rows: make them equal.")
         self._finish()
 
     @property

@@ -48,9 +48,7 @@ class TensorNetwork(TensorFormat):
         object.__setattr__(self, "indices", tuple(_names(labels) for labels in self.indices))
         object.__setattr__(self, "output", _names(self.output))
         if len(self.indices) != len(tensors):
-            raise ShapeError(
-                f"{len(self.indices)} index tuples for {len(tensors)} tensors: give one for each."
-            )
+            raise ShapeError(f"{len(self.indices)} index tuples for {len(tensors)} tensors: give one for each.")
         for k, (tensor, labels) in enumerate(zip(tensors, self.indices, strict=True)):
             if tensor.ndim != len(labels):
                 raise ShapeError(

@@ -72,15 +72,12 @@ class TensorTrain(TensorFormat):
 def check_bonds(cores: tuple[Array, ...]) -> None:
     """Raise ShapeError unless the first and last axes of the cores form an open chain."""
     if cores[0].shape[0] != 1 or cores[-1].shape[-1] != 1:
-        raise ShapeError(
-            f"boundary bonds of size {cores[0].shape[0]} and {cores[-1].shape[-1]}: both must be 1."
-        )
+        raise ShapeError(f"boundary bonds of size {cores[0].shape[0]} and {cores[-1].shape[-1]}: both must be 1.")
     for k in range(len(cores) - 1):
         right, left = cores[k].shape[-1], cores[k + 1].shape[0]
         if right != left:
             raise ShapeError(
-                f"bond {k}: cores[{k}] ends with size {right}, cores[{k + 1}] begins with {left}; "
-                "make them equal."
+                f"bond {k}: cores[{k}] ends with size {right}, cores[{k + 1}] begins with {left}; make them equal."
             )
 
 

@@ -38,9 +38,7 @@ class TuckerTensor(TensorFormat):
         core = self._set_array("core", self.core)
         factors = self._set_arrays("factors", self.factors)
         if len(factors) != core.ndim:
-            raise ShapeError(
-                f"{len(factors)} factors for a core of {core.ndim} modes: give one for each mode."
-            )
+            raise ShapeError(f"{len(factors)} factors for a core of {core.ndim} modes: give one for each mode.")
         for k, factor in enumerate(factors):
             check_ndim(factor, 2, f"factors[{k}]", f"(n_{k}, r_{k})")
             if factor.shape[1] != core.shape[k]:
