@@ -193,9 +193,7 @@ def _lagrangian(sites: Sequence[Site], budget: int, unit: str) -> tuple[list[_Pi
     return best, bound
 
 
-def _polish(
-    sites: Sequence[Site], picks: list[_Pick], budget: int, unit: str, max_seconds: float
-) -> list[_Pick]:
+def _polish(sites: Sequence[Site], picks: list[_Pick], budget: int, unit: str, max_seconds: float) -> list[_Pick]:
     """Solve the knapsack exactly over the entries near the picks; joint or separate stays as it is."""
     windows = [(menu, _window(menu, i, unit)) for menu, i in picks]
     loss = np.concatenate([menu.loss[window] for menu, window in windows])

@@ -118,9 +118,7 @@ def shared_menu(targets: Sequence[Target], squared_singular_values: np.ndarray, 
     )
 
 
-def mpo_menu(
-    target: Target, entries: Sequence[tuple[tuple[int, ...], int, int, float]], itemsize: int
-) -> Menu:
+def mpo_menu(target: Target, entries: Sequence[tuple[tuple[int, ...], int, int, float]], itemsize: int) -> Menu:
     """Return fitted MPOs, given as (bonds, elements, multiply-adds, loss)."""
     n_params = np.array([entry[1] for entry in entries], dtype=np.int64)
     return Menu(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 
 from tnet.compression.candidates import (
@@ -20,7 +19,7 @@ from tnet.compression.candidates import (
     shared_menu,
 )
 from tnet.compression.moments import Moments
-from tnet.compression.mpo_candidates import mpo_entries
+from tnet.compression.mpo_candidates import mpo_entries, mpo_rivals
 from tnet.compression.targets import Target
 from tnet.compression.whitening import (
     Metric,
@@ -37,9 +36,6 @@ __all__ = ["CANDIDATES", "Group", "Problem", "build_sites", "choose_shrinkage", 
 
 #: The kinds that ``candidates=`` accepts, beside "auto".
 CANDIDATES = ("dense", "interpolative", "shared", "mpo")
-
-#: An MPO enters the menus of a layer type if the probe's loss is below this multiple of low rank's.
-_MPO_WORTHWHILE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +62,7 @@ class Problem:
 Group = tuple[str, ...]
 
 
-def metric_of(
-    problem: Problem, moments: Moments, group: Group, members: Group, shrinkage: Shrinkage
-) -> Metric:
+def metric_of(problem: Problem, moments: Moments, group: Group, members: Group, shrinkage: Shrinkage) -> Metric:
     """Return the Cholesky factors of the group's input moment and of the members' output moments.
 
     Where every member has a bias the input moment is centred, for ``b + (W - W') mean`` then absorbs the
@@ -166,6 +160,7 @@ def build_sites(
     moments: Moments,
     shrinkage: Shrinkage,
     kinds: Literal["auto"] | Iterable[str] = "auto",
+    verdicts: dict[tuple[int, ...], bool] | None = None,
     on_group: Callable[[Group], None] | None = None,
 ) -> tuple[Site, ...]:
     """Measure the candidates of every layer.
@@ -175,8 +170,10 @@ def build_sites(
     problem, moments, shrinkage
         Weights and the metric.
     kinds : "auto" or iterable of str
-        Subset of :data:`CANDIDATES`. "auto" takes all, but fits MPOs first to the first layer of each type
-        only, and to the others where the probe comes within twice the loss of low rank at equal size.
+        Subset of :data:`CANDIDATES`. "auto" takes all, but fits an MPO first to the first layer of each shape
+        only, and MPOs to the others of that shape if :func:`mpo_rivals` says that it pays.
+    verdicts : dict or None
+        What the probes said, by shape: read, and written.
     on_group : callable or None
         Called after each group.
 
@@ -186,14 +183,14 @@ def build_sites(
         In the order of the groups.
     """
     allowed = check_kinds(kinds)
-    worthwhile: dict[tuple[int, int, str], bool] = {}
+    verdicts = {} if verdicts is None else verdicts
     sites: list[Site] = []
     for group in problem.groups:
         metric = metric_of(problem, moments, group, group, shrinkage)
         separate = []
         for index, name in enumerate(group):
             alone = Metric(metric.column, (metric.rows[index],), metric.mean)
-            separate.append(_menu(problem, name, alone, allowed, kinds == "auto", worthwhile))
+            separate.append(_menu(problem, name, alone, allowed, kinds == "auto", verdicts))
         joint = None
         if "shared" in allowed and len(group) > 1:
             values = spectrum([problem.weights[name] for name in group], metric)
@@ -212,9 +209,7 @@ def check_kinds(kinds: Literal["auto"] | Iterable[str]) -> tuple[str, ...]:
     chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in chosen if kind not in CANDIDATES]
     if unknown or not chosen:
-        raise InputError(
-            f'candidates={kinds!r}: give "auto" or a non-empty subset of {", ".join(CANDIDATES)}.'
-        )
+        raise InputError(f'candidates={kinds!r}: give "auto" or a non-empty subset of {", ".join(CANDIDATES)}.')
     return chosen
 
 
@@ -224,9 +219,9 @@ def _menu(
     metric: Metric,
     allowed: tuple[str, ...],
     probe: bool,
-    worthwhile: dict[tuple[int, int, str], bool],
+    verdicts: dict[tuple[int, ...], bool],
 ) -> Menu:
-    """Join the entries of one layer; ``worthwhile`` remembers by layer type what the MPO probe said."""
+    """Join the entries of one layer."""
     target = problem.targets[name]
     parts: list[Menu] = []
     if "dense" in allowed or allowed == ("shared",):
@@ -237,13 +232,11 @@ def _menu(
         low_rank = interpolative_menu(target, values, problem.itemsize)
         parts.append(low_rank)
     if "mpo" in allowed:
-        layer_type = (target.out_features, target.in_features, name.rpartition(".")[2])
-        if not probe or worthwhile.get(layer_type, True):
-            menu = mpo_menu(target, mpo_entries(problem.weights[name], metric), problem.itemsize)
-            if layer_type not in worthwhile:
-                worthwhile[layer_type] = low_rank is None or _rivals(menu, low_rank)
-            if not probe or worthwhile[layer_type]:
-                parts.append(menu)
+        weight = problem.weights[name]
+        if probe and low_rank is not None and tuple(weight.shape) not in verdicts:
+            verdicts[tuple(weight.shape)] = mpo_rivals(weight, metric, low_rank.n_params, low_rank.loss)
+        if verdicts.get(tuple(weight.shape), True):
+            parts.append(mpo_menu(target, mpo_entries(weight, metric), problem.itemsize))
     parts = [part for part in parts if len(part)]
     if not parts:
         raise InputError(
@@ -251,12 +244,3 @@ def _menu(
             f"({target.out_features}, {target.in_features}); add 'dense'."
         )
     return concatenate(parts)
-
-
-def _rivals(menu: Menu, low_rank: Menu) -> bool:
-    """Whether any MPO comes near the loss of low rank at no more elements."""
-    for size, loss in zip(menu.n_params, menu.loss, strict=True):
-        within = low_rank.loss[low_rank.n_params <= size]
-        if len(within) == 0 or loss <= _MPO_WORTHWHILE * float(np.min(within)):
-            return True
-    return False

@@ -63,16 +63,14 @@ def build_modules(
     else:
         lefts, right = factorise(targets, metric, choice.ranks[0])
         corrected = [
-            _corrected(problem, name, biases, metric, left @ right)
-            for name, left in zip(members, lefts, strict=True)
+            _corrected(problem, name, biases, metric, left @ right) for name, left in zip(members, lefts, strict=True)
         ]
         if choice.kind == "shared":
             modules = shared_input_layers(lefts, right, corrected)
         else:
             modules = (InterpolativeLinear.from_factors(lefts[0], right, corrected[0]),)
     return {
-        name: module.to(device=like.device, dtype=like.dtype)
-        for name, module in zip(members, modules, strict=True)
+        name: module.to(device=like.device, dtype=like.dtype) for name, module in zip(members, modules, strict=True)
     }
 
 

@@ -62,7 +62,9 @@ class Moments:
     @classmethod
     def from_state(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Moments:
         """Rebuild from :meth:`state`."""
-        moments = cls(**{k: int(metadata[k]) for k in ("n_tokens", "n_units", "n_done")})
+        moments = cls(
+            n_tokens=int(metadata["n_tokens"]), n_units=int(metadata["n_units"]), n_done=int(metadata["n_done"])
+        )
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             getattr(moments, kind)[name] = value

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from tnet.compression.whitening import Metric, kronecker_loss
 from tnet.decompositions import mpo
+from tnet.errors import ConvergenceWarning
 from tnet.formats import MatrixProductOperator
+from tnet.options import Stopping
 
-__all__ = ["balanced_factors", "bonds_for", "fit_mpo", "mpo_entries"]
+__all__ = ["balanced_factors", "bonds_for", "chain_macs", "fit_mpo", "mpo_entries", "mpo_rivals"]
 
-#: Shares of the dense elements at which MPOs are fitted.
+#: Shares of the dense elements at which MPOs are fitted, the probe's first.
 _SHARES = (0.5, 0.75)
+#: Sweeps of the fit in the layer's norm. The gap to low rank that decides is a factor, not a few percent.
+_FIT = Stopping(max_iter=4, change=1e-2)
 _N_CORES = 3
+_WORTHWHILE = 2.0
 
 
 def balanced_factors(n: int, count: int) -> tuple[int, ...]:
@@ -59,26 +66,31 @@ def fit_mpo(weight: torch.Tensor, metric: Metric, bonds: tuple[int, ...]) -> Mat
     """Fit the MPO of these bonds to ``weight`` in the metric's norm."""
     m, n = weight.shape
     row = metric.rows[0]
-    result = mpo(
-        weight,
-        balanced_factors(m, _N_CORES),
-        balanced_factors(n, _N_CORES),
-        bonds,
-        weight=metric.column @ metric.column.T,
-        row_weight=None if row is None else row @ row.T,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a few sweeps are what is asked for
+        result = mpo(
+            weight,
+            balanced_factors(m, _N_CORES),
+            balanced_factors(n, _N_CORES),
+            bonds,
+            weight=(metric.column @ metric.column.T).to(weight.dtype),
+            row_weight=None if row is None else (row @ row.T).to(weight.dtype),
+            stopping=_FIT,
+        )
     return result.tensor
 
 
-def mpo_entries(weight: torch.Tensor, metric: Metric) -> list[tuple[tuple[int, ...], int, int, float]]:
+def mpo_entries(
+    weight: torch.Tensor, metric: Metric, shares: Sequence[float] = _SHARES
+) -> list[tuple[tuple[int, ...], int, int, float]]:
     """Return bonds, elements, multiply-adds a token and loss of the MPOs on a layer's menu."""
     m, n = weight.shape
     rows, columns = balanced_factors(m, _N_CORES), balanced_factors(n, _N_CORES)
     entries = []
-    for share in _SHARES:
+    for share in shares:
         bonds = bonds_for(rows, columns, int(share * m * n))
-        tensor = fit_mpo(weight.to(torch.float64), metric, bonds)
-        loss = kronecker_loss(weight.to(torch.float64) - tensor.to_dense(), metric.rows[0], metric.column)
+        tensor = fit_mpo(weight, metric, bonds)
+        loss = kronecker_loss(weight - tensor.to_dense(), metric.rows[0], metric.column)
         entries.append((bonds, tensor.n_params, chain_macs(rows, columns, bonds), loss))
     return entries
 
@@ -93,3 +105,19 @@ def chain_macs(rows: Sequence[int], columns: Sequence[int], bonds: Sequence[int]
         total += done * left * before * n * m * after
         done *= m
     return total
+
+
+def mpo_rivals(weight: torch.Tensor, metric: Metric, n_params: np.ndarray, loss: np.ndarray) -> bool:
+    """Whether an MPO of half the elements comes within twice the loss of low rank at no more elements.
+
+    Parameters
+    ----------
+    weight : tensor
+        ``(m, n)``.
+    metric : Metric
+    n_params, loss : ndarray
+        Of the low-rank entries.
+    """
+    (_, size, _, mpo_loss), *_ = mpo_entries(weight, metric, _SHARES[:1])
+    within = loss[n_params <= size]
+    return len(within) == 0 or mpo_loss <= _WORTHWHILE * float(within.min())

@@ -36,9 +36,7 @@ class Objective(Protocol):
         """Yield scalars whose output gradients have, on average, the second moment ``F`` summed over units."""
         ...
 
-    def damage(
-        self, outputs: torch.Tensor, original: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def damage(self, outputs: torch.Tensor, original: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of ``outputs`` against the original's, summed over units."""
         ...
 
@@ -78,9 +76,7 @@ class CausalObjective:
         mask = batch["attention_mask"].flatten()
         yield -(outputs.flatten(0, 1).gather(1, labels)[:, 0] * mask).sum()
 
-    def damage(
-        self, outputs: torch.Tensor, original: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def damage(self, outputs: torch.Tensor, original: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the Kullback-Leibler divergence from the original, summed over tokens."""
         divergence = (original.exp() * (original - outputs)).sum(-1)
         return (divergence * batch["attention_mask"]).sum()
@@ -120,9 +116,7 @@ class EncoderObjective:
             signs = torch.randint(0, 2, outputs.shape, generator=rng).to(outputs) * 2 - 1
             yield (outputs * signs).sum() / self.n_probes**0.5
 
-    def damage(
-        self, outputs: torch.Tensor, original: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def damage(self, outputs: torch.Tensor, original: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return 1 - cosine to the original, summed over sentences."""
         return (1 - (outputs * original).sum(-1)).sum()
 

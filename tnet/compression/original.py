@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from tnet.compression.surgery import install
@@ -25,6 +26,11 @@ class OriginalLayers:
 
     def __init__(self, model: nn.Module, names: Iterator[str] | tuple[str, ...]) -> None:
         self.modules = {name: model.get_submodule(name) for name in names}
+
+    def bias(self, name: str) -> torch.Tensor | None:
+        """Return the bias of a layer, detached, or None."""
+        bias = self.modules[name].bias
+        return bias.detach() if isinstance(bias, torch.Tensor) else None
 
     def put_back(self, model: nn.Module) -> None:
         """Reinstall every dense layer."""

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,57 +11,28 @@ import torch
 from torch import nn
 
 from tnet.compression.allocation import Allocation, Choice, allocate
-from tnet.compression.catalogue import Group, Problem, build_sites, choose_shrinkage, probe_groups
+from tnet.compression.catalogue import build_sites, choose_shrinkage, probe_groups
 from tnet.compression.fitting import build_modules, merge, ridge_target
-from tnet.compression.moments import Moments, check_memory, collect
-from tnet.compression.objective import CausalObjective, EncoderObjective, objective_of
-from tnet.compression.original import OriginalLayers
+from tnet.compression.job import Job, moments_of, prepare
+from tnet.compression.moments import Moments
 from tnet.compression.progress import Reporter
 from tnet.compression.quality import Judge, mean_damage, measure
 from tnet.compression.result import CompressionResult, checkpoint_bytes
-from tnet.compression.sequences import TokenSequence, batches, hold_out, to_sequences
 from tnet.compression.settings import Settings
 from tnet.compression.surgery import install
-from tnet.compression.targets import Target, dense_weight, find_targets, group_by_input
 from tnet.compression.whitening import Shrinkage
 from tnet.errors import InputError
-from tnet.io import Checkpoint, open_checkpoint
 
-__all__ = ["CalibrationWarning", "compress", "plan_compression"]
+__all__ = ["CalibrationWarning", "compress", "finish", "plan_compression"]
 
-#: Share of the sequences that are kept out of the statistics, and how many judge the refit of a block.
-_HELD_OUT = 0.1
+#: Held-out sequences that judge the refit of a block.
 _JUDGED = 4
-_CHECKPOINT_SECONDS = 60.0
 #: Held-out loss above this multiple of the loss on the calibration text itself is worth a warning.
 _GENERALISATION = 1.5
 
 
 class CalibrationWarning(UserWarning):
     """The calibration text says little about the text that the model was judged on."""
-
-
-@dataclass(eq=False)
-class _Job:
-    """A model, its data and where the parts of the work are kept."""
-
-    model: Any
-    settings: Settings
-    objective: CausalObjective | EncoderObjective
-    problem: Problem
-    original: OriginalLayers
-    statistics: list[TokenSequence]
-    validation: list[TokenSequence]
-    evaluation: list[TokenSequence]
-    reporter: Reporter
-    checkpoint: Checkpoint | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def compress(
@@ -168,7 +134,7 @@ def compress(
     .. [martens2015] J. Martens, R. Grosse, "Optimizing neural networks with Kronecker-factored approximate
        curvature", ICML 2015.
     """
-    job = _prepare(
+    job = prepare(
         model, calibration, evaluation, tokenizer, checkpoint, device, progress,
         Settings.checked(
             ratio=ratio, max_bytes=max_bytes, targets=targets, candidates=candidates, sensitivity=sensitivity,
@@ -213,117 +179,55 @@ def plan_compression(
     Allocation
         The choice of every layer with its parameters, bytes, multiply-adds and predicted loss.
     """
-    job = _prepare(
+    job = prepare(
         model, calibration, evaluation, tokenizer, checkpoint, device, progress,
         Settings.checked(
             ratio=ratio, max_bytes=max_bytes, targets=targets, candidates=candidates, sensitivity=sensitivity,
             dtype=dtype, sequence_length=sequence_length, batch_size=batch_size, seed=rng,
         ),
     )  # fmt: skip
-    moments = _moments(job, "first", job.statistics)
+    moments = moments_of(job, "first", job.statistics)
     return _choose(job, "first", moments, _shrinkage(job, moments))
 
 
-def _prepare(
-    model: Any,
-    calibration: Iterable[Any],
-    evaluation: Iterable[Any] | None,
-    tokenizer: Any | None,
-    checkpoint: str | Path | None,
-    device: str | torch.device | None,
-    progress: bool,
-    settings: Settings,
-) -> _Job:
-    """Check everything that can be checked cheaply, and split the data."""
-    objective = objective_of(model)
-    targets = find_targets(model, settings.targets)
-    weights = {target.name: dense_weight(model.get_submodule(target.name)) for target in targets}
-    for name, weight in weights.items():
-        if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all():
-            raise InputError(
-                f"{name}.weight has non-finite values; compress takes a model with finite weights."
-            )
-    length, causal = settings.sequence_length, objective.causal
-    known = to_sequences(calibration, name="calibration", tokenizer=tokenizer, length=length, causal=causal)
-    if evaluation is None:
-        known, held_out = hold_out(known, _HELD_OUT)
-    else:
-        held_out = to_sequences(
-            evaluation, name="evaluation", tokenizer=tokenizer, length=length, causal=causal
-        )
-    statistics, validation = hold_out(known, _HELD_OUT)
-    if device is not None:
-        model.to(device)
-        weights = {target.name: dense_weight(model.get_submodule(target.name)) for target in targets}
-    tiny = {key: value[:8] for key, value in next(batches(known, 1, next(model.parameters()).device)).items()}
-    groups = group_by_input(model, targets, {key: value[:, :8] for key, value in tiny.items()})
-    problem = Problem({target.name: target for target in targets}, groups, weights, settings.itemsize)
-    store = (
-        None
-        if checkpoint is None
-        else open_checkpoint(checkpoint, _key(model, settings, problem, known, held_out))
-    )
-    return _Job(
-        model=model,
-        settings=settings,
-        objective=objective,
-        problem=problem,
-        original=OriginalLayers(model, tuple(problem.targets)),
-        statistics=statistics,
-        validation=validation,
-        evaluation=held_out,
-        reporter=Reporter(progress),
-        checkpoint=store,
-    )
-
-
-def _key(
-    model: Any,
-    settings: Settings,
-    problem: Problem,
-    known: Sequence[TokenSequence],
-    held_out: Sequence[TokenSequence],
-) -> dict[str, Any]:
-    """What the parts of a checkpoint depend on."""
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
-    for name, weight in problem.weights.items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    text = hashlib.sha256()
-    for sequence in [*known, *held_out]:
-        text.update(sequence["input_ids"].contiguous().numpy().tobytes())
-    return {**settings.to_dict(), "model": digest.hexdigest(), "data": text.hexdigest()}
-
-
-def _compress(job: _Job) -> CompressionResult:
-    settings, model = job.settings, job.model
-    bytes_before = checkpoint_bytes(model, settings.storage)
-    allocation = None
-    predicted = 0.0
+def _compress(job: Job) -> CompressionResult:
+    if job.settings.ratio == 1.0:
+        return finish(job, (), predicted=0.0, refitted=())
+    moments = moments_of(job, "first", job.statistics)
+    shrinkage = _shrinkage(job, moments)
+    allocation = _choose(job, "first", moments, shrinkage)
+    _install(job, allocation.choices, moments, shrinkage)
+    predicted = allocation.loss
     refitted: tuple[int, ...] = ()
-    if settings.ratio != 1.0:
-        moments = _moments(job, "first", job.statistics)
-        shrinkage = _shrinkage(job, moments)
-        allocation = _choose(job, "first", moments, shrinkage)
-        _install(job, allocation.choices, moments, shrinkage)
-        predicted = allocation.loss
-        if settings.refine:
-            allocation, refitted = _refine(job, allocation, moments, shrinkage)
-        if any(choice.kind != "dense" for choice in allocation.choices):
-            _round_weights(model, settings.storage)
-    with job.timed("measure"), job.reporter.stage("measure", len(job.evaluation)) as advance:
-        done = iter(
-            range(settings.batch_size, len(job.evaluation) + settings.batch_size, settings.batch_size)
-        )
-        before, after = measure(
-            model, job.original, job.objective, job.evaluation,
-            batch_size=settings.batch_size, on_batch=lambda: advance(next(done)),
-        )  # fmt: skip
-        held_out, seen = _generalisation(job)
+    if job.settings.refine:
+        allocation, refitted = _refine(job, allocation, moments, shrinkage)
+    return finish(job, allocation.choices, predicted=predicted, refitted=refitted)
+
+
+def finish(
+    job: Job, choices: tuple[Choice, ...], *, predicted: float, refitted: tuple[int, ...]
+) -> CompressionResult:
+    """Round the weights to the storage dtype and measure what came out."""
+    settings, model = job.settings, job.model
+    if any(choice.kind != "dense" for choice in choices):
+        unrounded = _round_weights(model, settings.storage)
+    else:
+        unrounded = []
+    try:
+        with job.timed("measure"), job.reporter.stage("measure", len(job.evaluation)) as advance:
+            before, after = measure(
+                model, job.original, job.objective, job.evaluation,
+                batch_size=settings.batch_size, on_sequences=advance,
+            )  # fmt: skip
+            held_out, seen = _generalisation(job)
+    except BaseException:
+        for tensor, values in unrounded:
+            tensor.data = values
+        raise
     return CompressionResult(
         model=model,
         settings=settings,
-        choices=() if allocation is None else allocation.choices,
+        choices=choices,
         targets=tuple(job.problem.targets.values()),
         before=before,
         after=after,
@@ -331,89 +235,46 @@ def _compress(job: _Job) -> CompressionResult:
         calibration_loss=seen,
         held_out_loss=held_out,
         refitted_blocks=refitted,
-        bytes_before=bytes_before,
+        bytes_before=job.bytes_before,
         bytes_after=checkpoint_bytes(model, settings.storage),
         seconds=dict(job.seconds),
     )
 
 
-def _moments(
-    job: _Job,
-    name: str,
-    sequences: Sequence[TokenSequence],
-    groups: tuple[Group, ...] | None = None,
-    original: OriginalLayers | None = None,
-) -> Moments:
-    """Collect moments, going on where a checkpoint stands and leaving one behind every minute."""
-    part = f"moments-{name}"
-    groups = job.problem.groups if groups is None else groups
-    targets: list[Target] = [job.problem.targets[member] for group in groups for member in group]
-    device = next(job.model.parameters()).device
-    if name == "first":
-        check_memory(targets, groups, job.settings.sensitivity, device)
-    resume = None
-    if job.checkpoint is not None and job.checkpoint.has(part):
-        tensors, metadata = job.checkpoint.load_tensors(part, library="torch")
-        resume = Moments.from_state({k: v.to(device) for k, v in tensors.items()}, metadata)
-        if resume.n_done >= len(sequences):
-            return resume
-    last = time.monotonic()
-
-    def on_batch(moments: Moments) -> None:
-        nonlocal last
-        advance(moments.n_done)
-        due = time.monotonic() - last > _CHECKPOINT_SECONDS or moments.n_done >= len(sequences)
-        if job.checkpoint is not None and due:
-            job.checkpoint.save_tensors(part, *moments.state())
-            last = time.monotonic()
-
-    with job.timed(part), job.reporter.stage(f"calibrate ({name})", len(sequences)) as advance:
-        return collect(
-            job.model,
-            job.objective,
-            targets,
-            groups,
-            sequences,
-            sensitivity=job.settings.sensitivity,
-            seed=job.settings.seed,
-            batch_size=job.settings.batch_size,
-            original=original,
-            resume=resume,
-            on_batch=on_batch,
-        )
-
-
-def _shrinkage(job: _Job, moments: Moments) -> Shrinkage:
-    stored = _stored(job, "shrinkage")
+def _shrinkage(job: Job, moments: Moments) -> Shrinkage:
+    stored = job.stored("shrinkage")
     if stored is not None:
         return Shrinkage(**stored)
     probes = probe_groups(job.problem.groups)
-    validation = _moments(job, "validation", job.validation, groups=probes)
+    validation = moments_of(job, "validation", job.validation, groups=probes)
     with job.timed("shrinkage"):
         shrinkage = choose_shrinkage(job.problem, moments, validation, job.settings.ratio or 0.7)
-    _store(job, "shrinkage", {"inputs": shrinkage.inputs, "outputs": shrinkage.outputs})
+    job.store("shrinkage", {"inputs": shrinkage.inputs, "outputs": shrinkage.outputs})
     return shrinkage
 
 
-def _choose(job: _Job, name: str, moments: Moments, shrinkage: Shrinkage) -> Allocation:
+def _choose(job: Job, name: str, moments: Moments, shrinkage: Shrinkage) -> Allocation:
     """Measure the candidates and spend the budget on them."""
-    stored = _stored(job, f"allocation-{name}")
+    stored = job.stored(f"allocation-{name}")
     if stored is not None:
         choices = tuple(
-            Choice(**{**c, "members": tuple(c["members"]), "ranks": tuple(c["ranks"])})
-            for c in stored["choices"]
+            Choice(**{**c, "members": tuple(c["members"]), "ranks": tuple(c["ranks"])}) for c in stored["choices"]
         )
         return Allocation(choices, stored["budget"], stored["unit"], stored["lower_bound"])
     groups = job.problem.groups
     with job.timed(f"candidates-{name}"), job.reporter.stage(f"candidates ({name})", len(groups)) as advance:
         done = iter(range(1, len(groups) + 1))
         sites = build_sites(
-            job.problem, moments, shrinkage, job.settings.candidates, lambda _group: advance(next(done))
+            job.problem,
+            moments,
+            shrinkage,
+            job.settings.candidates,
+            job.mpo_verdicts,
+            lambda _group: advance(next(done)),
         )
     with job.timed("allocate"):
         allocation = allocate(sites, _budget(job), unit="params" if job.settings.ratio else "bytes")
-    _store(
-        job,
+    job.store(
         f"allocation-{name}",
         {
             "choices": [vars(choice) for choice in allocation.choices],
@@ -425,7 +286,7 @@ def _choose(job: _Job, name: str, moments: Moments, shrinkage: Shrinkage) -> All
     return allocation
 
 
-def _budget(job: _Job) -> int:
+def _budget(job: Job) -> int:
     dense = sum(target.n_params for target in job.problem.targets.values())
     if job.settings.ratio is not None:
         return int(job.settings.ratio * dense)
@@ -441,7 +302,7 @@ def _budget(job: _Job) -> int:
 
 
 def _install(
-    job: _Job,
+    job: Job,
     choices: Sequence[Choice],
     moments: Moments,
     shrinkage: Shrinkage,
@@ -455,12 +316,10 @@ def _install(
         for index, choice in enumerate(choices):
             group = group_of[choice.members[0]]
             weights = {
-                name: ridge_target(problem.weights[name], moments, group[0])
-                if ridge
-                else problem.weights[name]
+                name: ridge_target(problem.weights[name], moments, group[0]) if ridge else problem.weights[name]
                 for name in choice.members
             }
-            biases = {name: job.original.modules[name].bias for name in choice.members}
+            biases = {name: job.original.bias(name) for name in choice.members}
             modules = build_modules(problem, moments, shrinkage, group, choice, biases, weights)
             if choice.kind == "dense":
                 modules = {name: job.original.modules[name] for name in choice.members}
@@ -473,15 +332,13 @@ def _install(
 
 
 def _refine(
-    job: _Job, allocation: Allocation, moments: Moments, shrinkage: Shrinkage
+    job: Job, allocation: Allocation, moments: Moments, shrinkage: Shrinkage
 ) -> tuple[Allocation, tuple[int, ...]]:
     """Estimate the moments again where they have moved to, choose again, refit the blocks by ridge."""
-    both = _moments(job, "second", job.statistics, original=job.original)
+    both = moments_of(job, "second", job.statistics, original=job.original)
     merge(moments, both)
     with job.timed("judge"):
-        judge = Judge(
-            job.model, job.original, job.objective, job.validation[:_JUDGED], job.settings.batch_size
-        )
+        judge = Judge(job.model, job.original, job.objective, job.validation[:_JUDGED], job.settings.batch_size)
         loss = judge(job.model)
     again = _choose(job, "second", both, shrinkage)
     replaced = _install(job, again.choices, both, shrinkage)
@@ -514,21 +371,27 @@ def _refine(
     return allocation, tuple(refitted)
 
 
-def _reinstall(job: _Job, modules: dict[str, nn.Module]) -> None:
+def _reinstall(job: Job, modules: dict[str, nn.Module]) -> None:
     for name, module in modules.items():
         if job.model.get_submodule(name) is not module:
             install(job.model, name, module)
 
 
-@torch.no_grad()
-def _round_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round every weight to the storage dtype and keep it in its own: what is measured is what is saved."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point():
-            tensor.copy_(tensor.to(dtype))
+def _round_weights(model: nn.Module, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Round every weight to the storage dtype and keep it in its own: what is measured is what is saved.
+
+    Returns the tensors with the values that they had.
+    """
+    # Buffers that are not saved, such as rotary frequencies, are computed anew by the reader: not rounded.
+    saved = model.state_dict(keep_vars=True).values()
+    floating = [tensor for tensor in saved if tensor.is_floating_point()]
+    unrounded = [(tensor, tensor.data) for tensor in floating]
+    for tensor in floating:
+        tensor.data = tensor.data.to(dtype).to(tensor.dtype)
+    return unrounded
 
 
-def _generalisation(job: _Job) -> tuple[float, float]:
+def _generalisation(job: Job) -> tuple[float, float]:
     """Damage on the held-out evaluation data and on as much of the calibration data."""
     n = min(_JUDGED, len(job.evaluation), len(job.statistics))
     arguments = {"batch_size": job.settings.batch_size}
@@ -542,14 +405,3 @@ def _generalisation(job: _Job) -> tuple[float, float]:
             stacklevel=3,
         )
     return held_out, seen
-
-
-def _stored(job: _Job, name: str) -> Any:
-    if job.checkpoint is not None and job.checkpoint.has(name):
-        return job.checkpoint.load_json(name)
-    return None
-
-
-def _store(job: _Job, name: str, value: Any) -> None:
-    if job.checkpoint is not None:
-        job.checkpoint.save_json(name, value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import nn
 
 from tnet.compression.objective import CausalObjective, EncoderObjective
@@ -70,17 +70,19 @@ def measure(
     sequences: Sequence[TokenSequence],
     *,
     batch_size: int = 4,
-    on_batch: Callable[[], None] | None = None,
+    on_sequences: Callable[[int], None] | None = None,
 ) -> tuple[Quality, Quality]:
     """Return the quality of the original and of the model as it is.
+
+    ``on_sequences`` is told how many sequences are done.
 
     Notes
     -----
     Two forward passes over the sequences; outputs of one batch at a time are in memory.
     """
     if isinstance(objective, CausalObjective):
-        return _measure_causal(model, original, objective, sequences, batch_size, on_batch)
-    return _measure_encoder(model, original, objective, sequences, batch_size, on_batch)
+        return _measure_causal(model, original, objective, sequences, batch_size, on_sequences)
+    return _measure_encoder(model, original, objective, sequences, batch_size, on_sequences)
 
 
 @contextmanager
@@ -102,18 +104,20 @@ def _pairs(
     objective: CausalObjective | EncoderObjective,
     sequences: Sequence[TokenSequence],
     batch_size: int,
-    on_batch: Callable[[], None] | None,
+    on_sequences: Callable[[int], None] | None,
 ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
     """Yield batch, original outputs and present outputs."""
     device = next(model.parameters()).device
+    done = 0
     for batch in batches(sequences, batch_size, device):
         with _evaluating(model):
             with original.restored(model):
                 reference = objective.outputs(model, batch)
             outputs = objective.outputs(model, batch)
         yield batch, reference, outputs
-        if on_batch is not None:
-            on_batch()
+        done += len(batch["input_ids"])
+        if on_sequences is not None:
+            on_sequences(done)
 
 
 def _measure_causal(
@@ -122,12 +126,12 @@ def _measure_causal(
     objective: CausalObjective,
     sequences: Sequence[TokenSequence],
     batch_size: int,
-    on_batch: Callable[[], None] | None,
+    on_sequences: Callable[[int], None] | None,
 ) -> tuple[Quality, Quality]:
     nll = [0.0, 0.0]
     kl = agree = 0.0
     count = 0
-    for batch, reference, outputs in _pairs(model, original, objective, sequences, batch_size, on_batch):
+    for batch, reference, outputs in _pairs(model, original, objective, sequences, batch_size, on_sequences):
         labels = batch["input_ids"][:, 1:, None]
         mask = batch["attention_mask"][:, 1:].to(torch.float32)
         reference, outputs = reference[:, :-1], outputs[:, :-1]
@@ -153,19 +157,22 @@ def _measure_encoder(
     objective: EncoderObjective,
     sequences: Sequence[TokenSequence],
     batch_size: int,
-    on_batch: Callable[[], None] | None,
+    on_sequences: Callable[[int], None] | None,
 ) -> tuple[Quality, Quality]:
     rows = [
         (reference.cpu(), outputs.cpu())
-        for _, reference, outputs in _pairs(model, original, objective, sequences, batch_size, on_batch)
+        for _, reference, outputs in _pairs(model, original, objective, sequences, batch_size, on_sequences)
     ]
     reference = torch.cat([row[0] for row in rows]).double()
     outputs = torch.cat([row[1] for row in rows]).double()
     cosine = (reference * outputs).sum(-1)
     n = len(cosine)
     above = torch.triu_indices(n, n, offset=1)
-    similarities = [(e @ e.T)[above[0], above[1]].numpy() for e in (reference, outputs)]
-    spearman = float(spearmanr(*similarities).statistic) if n > 2 else math.nan
+    ranks = torch.stack(
+        [torch.from_numpy(rankdata((e @ e.T)[above[0], above[1]].numpy())) for e in (reference, outputs)]
+    )
+    # Spearman's coefficient is Pearson's of the ranks.
+    spearman = float(torch.corrcoef(ranks)[0, 1]) if n > 2 else math.nan
     return (
         EncoderQuality(1.0, 1.0, 1.0, n),
         EncoderQuality(float(cosine.mean()), float(cosine.min()), spearman, n),
@@ -223,7 +230,5 @@ class Judge:
         total = 0.0
         with _evaluating(model):
             for batch, reference in zip(self._batches, self._references, strict=True):
-                total += float(
-                    self._objective.damage(self._objective.outputs(model, batch), reference, batch)
-                )
+                total += float(self._objective.damage(self._objective.outputs(model, batch), reference, batch))
         return total / self._units

@@ -189,7 +189,8 @@ def save_model(model: Any, folder: Path, dtype: torch.dtype, *, dense: bool) -> 
         attach(model)
     else:
         detach(model)
-    floating = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    saved = model.state_dict(keep_vars=True).values()
+    floating = list({id(tensor): tensor for tensor in saved if tensor.is_floating_point()}.values())
     held = [tensor.data for tensor in floating]
     config_dtype = model.config.dtype
     try:

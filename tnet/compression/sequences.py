@@ -92,12 +92,8 @@ def _from_mapping(item: Mapping[str, Any], name: str) -> Iterator[TokenSequence]
     ids = item.get("input_ids")
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.numel() == 0:
         given = f"shape {tuple(ids.shape)}" if isinstance(ids, torch.Tensor) else type(ids).__name__
-        raise InputError(
-            f"{name}= has a dict whose input_ids is {given}; give a tensor of shape (batch, length)."
-        )
-    tensors = {
-        key: value for key, value in item.items() if isinstance(value, torch.Tensor) and key != "labels"
-    }
+        raise InputError(f"{name}= has a dict whose input_ids is {given}; give a tensor of shape (batch, length).")
+    tensors = {key: value for key, value in item.items() if isinstance(value, torch.Tensor) and key != "labels"}
     wrong = [key for key, value in tensors.items() if value.ndim == 0 or value.shape[0] != ids.shape[0]]
     if wrong:
         raise InputError(

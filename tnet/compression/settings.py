@@ -121,6 +121,6 @@ def _is_number(value: object) -> bool:
 
 def _positive_bytes(value: int | str) -> int:
     n_bytes = parse_bytes(value)
-    if n_bytes <= 0:
+    if n_bytes is None or n_bytes <= 0:
         raise InputError(f"max_bytes={value!r}: give a positive number of bytes, such as '200MiB'.")
     return n_bytes
