@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from tnet.compression.allocation import Choice
 from tnet.compression.catalogue import Problem, metric_of
@@ -22,7 +21,7 @@ from tnet.compression.surgery import install
 from tnet.compression.whitening import Shrinkage, factorise
 from tnet.decompositions import mpo
 from tnet.errors import InputError
-from tnet.nn import LowRankLinear, MPOLinear
+from tnet.nn import FactorisedLinear, LowRankLinear, MPOLinear
 
 __all__ = ["compress_uniform"]
 
@@ -109,7 +108,7 @@ def _replace(
         rows, columns = balanced_factors(m, _N_CORES), balanced_factors(n, _N_CORES)
         ranks = bonds_for(rows, columns, int(ratio * m * n))
         tensor = mpo(weight, rows, columns, ranks).tensor
-        module: nn.Module = MPOLinear.from_tensor(tensor, None if bias is None else bias.to(torch.float64))
+        module: FactorisedLinear = MPOLinear.from_tensor(tensor, None if bias is None else bias.to(torch.float64))
         n_params, macs = tensor.n_params, chain_macs(rows, columns, ranks)
     else:
         ranks = (max(1, int(ratio * m * n / (m + n))),)
@@ -117,6 +116,7 @@ def _replace(
         module = LowRankLinear.from_factors(left, right, None if bias is None else bias.to(torch.float64))
         n_params = macs = ranks[0] * (m + n)
     like = problem.weights[name]
+    module.conv1d = problem.targets[name].conv1d
     install(job.model, name, module.to(device=like.device, dtype=like.dtype))
     kind = "mpo" if method == "mpo" else "low_rank"
     return Choice((name,), kind, ranks, n_params, n_params * problem.itemsize, macs, 0.0)

@@ -12,7 +12,7 @@ from tnet.compression.catalogue import Group, Problem, metric_of
 from tnet.compression.moments import Moments
 from tnet.compression.mpo_candidates import fit_mpo
 from tnet.compression.whitening import Metric, Shrinkage, factorise
-from tnet.nn import InterpolativeLinear, MPOLinear, shared_input_layers
+from tnet.nn import FactorisedLinear, InterpolativeLinear, MPOLinear, shared_input_layers
 
 __all__ = ["build_modules", "merge", "ridge_target"]
 
@@ -57,9 +57,8 @@ def build_modules(
     targets = [weights[name].to(torch.float64) for name in members]
     if choice.kind == "mpo":
         tensor = fit_mpo(targets[0], metric, choice.ranks)
-        approximations = [tensor.to_dense()]
-        bias = _corrected(problem, members[0], biases, metric, approximations[0])
-        modules: tuple[nn.Module, ...] = (MPOLinear.from_tensor(tensor, bias),)
+        bias = _corrected(problem, members[0], biases, metric, tensor.to_dense())
+        modules: tuple[FactorisedLinear, ...] = (MPOLinear.from_tensor(tensor, bias),)
     else:
         lefts, right = factorise(targets, metric, choice.ranks[0])
         corrected = [
@@ -69,9 +68,13 @@ def build_modules(
             modules = shared_input_layers(lefts, right, corrected)
         else:
             modules = (InterpolativeLinear.from_factors(lefts[0], right, corrected[0]),)
-    return {
-        name: module.to(device=like.device, dtype=like.dtype) for name, module in zip(members, modules, strict=True)
-    }
+    for name, module in zip(members, modules, strict=True):
+        module.conv1d = problem.targets[name].conv1d
+        module.to(device=like.device, dtype=like.dtype)
+        for parameter in module.parameters():
+            # Another memory order would sum in another order than the reloaded model does.
+            parameter.data = parameter.data.contiguous()
+    return dict(zip(members, modules, strict=True))
 
 
 def _corrected(
