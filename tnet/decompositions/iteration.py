@@ -1,0 +1,52 @@
+"""What iterative decompositions tell their callers while they run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+from tnet.errors import ConvergenceWarning
+from tnet.results import Status
+
+__all__ = ["Callback", "IterationInfo", "warn_unless_converged"]
+
+T = TypeVar("T")
+
+_WORTH_A_WARNING = (Status.MAX_ITER, Status.MAX_SECONDS, Status.DEGENERATE)
+
+
+@dataclass(frozen=True, eq=False)
+class IterationInfo(Generic[T]):
+    """The state after a sweep, as handed to a callback.
+
+    Parameters
+    ----------
+    iteration : int
+        Sweeps done, from 1.
+    error : float
+        Relative Frobenius error.
+    seconds : float
+        Wall seconds since the start.
+    tensor : format
+        The factorised tensor as it would be returned now.
+    """
+
+    iteration: int
+    error: float
+    seconds: float
+    tensor: T
+
+
+Callback: TypeAlias = Callable[[IterationInfo[T]], bool | None]
+"""Receives the state after each sweep; stops the iteration by returning True."""
+
+
+def warn_unless_converged(name: str, status: Status, change: float) -> None:
+    """Emit a ConvergenceWarning for a status that asks for one.
+
+    ``change = 0`` demands exactly ``max_iter`` sweeps: then their end is no surprise.
+    """
+    if status in _WORTH_A_WARNING and not (status is Status.MAX_ITER and change == 0):
+        warnings.warn(f"{name}: {status.value}.", ConvergenceWarning, stacklevel=3)

@@ -1,0 +1,121 @@
+"""The way in and out that all decompositions share: checks, precision, range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tnet.arrays import (
+    Array,
+    array_namespace,
+    as_array,
+    astype,
+    balanced_scale,
+    dtype_name,
+    is_torch,
+    require_floating,
+    scale_by_power_of_two,
+    to_compute,
+    total_size,
+)
+from tnet.errors import InputError
+
+__all__ = ["Prepared", "prepare", "rescaled"]
+
+# |log2| of the entries that a part may hold: products of a few such parts stay in range.
+_PART_EXPONENT = {"float16": 10, "bfloat16": 100, "float32": 100, "complex64": 100}
+_WIDE_PART_EXPONENT = 900
+
+
+class Prepared(NamedTuple):
+    """An input ready to compute with: ``x = 2**exponent * array``, rounded to ``dtype``."""
+
+    array: Array
+    exponent: int
+    squared_norm: float
+    dtype: Any
+    is_half: bool
+
+
+def prepare(x: object, name: str = "x") -> Prepared:
+    """Check an input and bring it into the precision and range to compute in.
+
+    Parameters
+    ----------
+    x : array_like
+        Real or complex floating point, of order at least 1, not empty.
+    name : str
+        What to call it in an error.
+
+    Returns
+    -------
+    Prepared
+        ``array`` is ``x`` itself, uncopied, where neither precision nor range demands otherwise. A torch
+        tensor that records gradients is detached: decompositions are not differentiable.
+
+    Raises
+    ------
+    BackendError
+        Integers, and all that holds no numbers.
+    InputError
+        Order 0, an empty mode, a non-finite entry.
+    """
+    array = as_array(x, name)
+    require_floating(array, name)
+    if array.ndim == 0:
+        raise InputError(f"{name} has no modes (a single number): give an array of order 1 or more.")
+    if total_size(array.shape) == 0:
+        raise InputError(f"{name} of shape {tuple(array.shape)} is empty: every mode needs an entry.")
+    if is_torch(array):
+        array = array.detach()
+    scaled = balanced_scale(to_compute(array), name)
+    return Prepared(
+        scaled.array,
+        scaled.exponent,
+        scaled.squared_norm,
+        array.dtype,
+        dtype_name(array) in ("float16", "bfloat16"),
+    )
+
+
+def rescaled(parts: Sequence[Array], carrier: int, prepared: Prepared) -> list[Array]:
+    """Undo the scaling of :func:`prepare` on the parts of a multilinear format.
+
+    The part ``carrier``, which has the norm of the tensor, takes the whole factor, unless it would leave
+    the range of the dtype: the norm of a tensor can overflow although its entries do not. Then all parts
+    share it.
+
+    Parameters
+    ----------
+    parts : sequence of array
+        Scaling any one of them scales the tensor.
+    carrier : int
+    prepared : Prepared
+
+    Returns
+    -------
+    list of array
+        In the dtype of the input.
+    """
+    parts = list(parts)
+    limit = _PART_EXPONENT.get(_bare(prepared.dtype), _WIDE_PART_EXPONENT)
+    exponent = prepared.exponent + _exponent_of(parts[carrier])
+    if abs(exponent) <= limit or len(parts) == 1:
+        parts[carrier] = scale_by_power_of_two(parts[carrier], prepared.exponent)
+    else:
+        # First take the norm out of the carrier, then deal the whole out evenly.
+        parts[carrier] = scale_by_power_of_two(parts[carrier], prepared.exponent - exponent)
+        share, rest = divmod(exponent, len(parts))
+        parts = [scale_by_power_of_two(part, share + (k < rest)) for k, part in enumerate(parts)]
+    return [astype(part, prepared.dtype) for part in parts]
+
+
+def _exponent_of(part: Array) -> int:
+    """Return e with ``max |part| < 2**e``, to a factor of two; 0 for zeros."""
+    largest = float(array_namespace(part).max(array_namespace(part).abs(part)))
+    return math.frexp(largest)[1] if largest > 0 else 0
+
+
+def _bare(dtype: Any) -> str:
+    return str(dtype).rpartition(".")[2]
