@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import linecache
 import math
 
 import numpy as np
@@ -197,8 +198,9 @@ def test_top_level_name():
 
 def test_excess_ranks_are_clipped_with_both_numbers(kind):
     t = random_format(kind, np.random.default_rng(0))
-    with pytest.warns(UserWarning, match=r"rank 1000 is clipped to \d+"):
-        y = round(t, 1000)
+    with pytest.warns(UserWarning, match=r"rank 1000 is clipped to \d+") as caught:
+        y = round(t, 1000)  # the warning points here
+    assert "the warning points here" in linecache.getline(caught[0].filename, caught[0].lineno)
     close(dense(y), dense(t))
 
 

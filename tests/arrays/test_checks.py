@@ -24,7 +24,8 @@ def test_squared_norm(convert, shape, dtype):
 @given(seed=seeds, order=st.permutations(range(3)), step=st.sampled_from([1, -1, 2, -3]))
 def test_squared_norm_of_views(seed, order, step):
     a = random_array(np.random.default_rng(seed), (90, 60, 70))
-    view = np.broadcast_to(a.transpose(order)[::step, ::-1], (2, *a.transpose(order)[::step].shape))
+    piece = a.transpose(order)[::step, ::-1]
+    view = np.broadcast_to(piece, (2, *piece.shape))
     assert squared_norm(view) == pytest.approx(float(np.sum(view**2)), rel=1e-12)
 
 

@@ -44,14 +44,23 @@ def test_mode_products(convert, shape):
 def test_special_kernels_come_first(monkeypatch):
     monkeypatch.setattr("tnet.arrays.registry._KERNELS", dict(_KERNELS))
     x = np.ones(2)
-    assert lookup("mttkrp", x) is mttkrp
+    reference = lookup("mttkrp", x)
     register("mttkrp", "numpy")(len)
     assert lookup("mttkrp", x) is len
     register("mttkrp", "numpy", "cpu")(abs)
     assert lookup("mttkrp", x) is abs
-    assert lookup("mttkrp", torch.ones(2)) is mttkrp
+    assert lookup("mttkrp", torch.ones(2)) is reference
     register("mttkrp", device="meta")(max)
     assert lookup("mttkrp", torch.ones(2, device="meta")) is max
+
+
+def test_public_functions_use_the_registry(monkeypatch):
+    monkeypatch.setattr("tnet.arrays.registry._KERNELS", dict(_KERNELS))
+    x = np.ones((2, 2))
+    register("mttkrp", "numpy")(lambda x, factors, mode: "fast mttkrp")
+    register("ttm_chain", "numpy")(lambda x, matrices, modes: "fast chain")
+    assert mttkrp(x, [x, x], 0) == "fast mttkrp"
+    assert ttm_chain(x, [x], [0]) == "fast chain"
 
 
 def test_unknown_kernel():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -92,4 +93,8 @@ def _positive(rank: object) -> int:
 
 
 def _warn_clipped(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)
+    """Warn at the line that called into tnet, from however deep."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("tnet."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

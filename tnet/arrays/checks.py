@@ -17,6 +17,7 @@ from tnet.arrays.namespace import (
     Array,
     array_namespace,
     astype,
+    device_kind,
     dtype_name,
     is_complex,
     is_torch,
@@ -26,8 +27,9 @@ from tnet.errors import InputError
 
 __all__ = ["Scaled", "balanced_scale", "check_finite", "scale_by_power_of_two", "squared_norm"]
 
-# A panel of this many elements stays in a core's cache when it is widened to float64.
-_PANEL = 1 << 16
+# Elements of a panel, and of one that is widened to float64 and should stay in a core's cache.
+_PANEL = 1 << 20
+_CACHE_PANEL = 1 << 16
 
 # |log2| of the squared norms for which squares, and squares of the smallest singular value that a
 # dtype resolves, stay far from over- and underflow (float32 ends at 2^+-126, float64 at 2^+-1022).
@@ -64,7 +66,7 @@ def squared_norm(x: Array, name: str = "x") -> float:
 
     Notes
     -----
-    One pass, 2 N flops, panels of 2^16 elements: no copy of ``x``. The search for the entry to
+    One pass in the order of memory, 2 N flops, no copy of ``x``. The search for the entry to
     blame runs only when the sum is not finite.
     """
     total = _sum_of_squares(x)
@@ -154,7 +156,7 @@ def _sum_of_squares(x: Array) -> float:
         return _torch_sum_of_squares(x)
     total = 0.0
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        for panel in _panels(x, _PANEL):
+        for panel in _panels(_by_descending_stride(x), _panel_size(x)):
             total += _panel_sum(panel)
     return total
 
@@ -172,31 +174,43 @@ def _torch_sum_of_squares(x: Array) -> float:
         raise InputError("a tensor on the meta device has no values: materialise it first.")
     x = x.detach()
     xp = array_namespace(x)
-    # Few large panels: each is one kernel launch, and only the last line waits for the device.
     sums = []
-    for panel in _panels(x, 1 << 20):
+    for panel in _panels(_by_descending_stride(x), _panel_size(x)):
         wide = astype(panel, xp.complex128 if is_complex(panel) else xp.float64)
         flat = xp.reshape(wide, (-1,))
         sums.append(xp.real(xp.linalg.vecdot(flat, flat)))
+    # Only here does the host wait for the device.
     return float(xp.sum(xp.stack(sums)))
 
 
+def _panel_size(x: Array) -> int:
+    on_host = device_kind(x) == "cpu"
+    return _CACHE_PANEL if on_host and dtype_name(x) not in ("float64", "complex128") else _PANEL
+
+
+def _by_descending_stride(x: Array) -> Array:
+    """Return a view in the order of memory: flat where ``x`` is one block, whatever its axes' order."""
+    if isinstance(x, np.ndarray):
+        if not x.flags.c_contiguous:
+            x = x.transpose(sorted(range(x.ndim), key=lambda k: -abs(x.strides[k])))
+        return x.reshape(-1) if x.flags.c_contiguous else x
+    if is_torch(x):
+        if not x.is_contiguous():
+            x = x.permute(sorted(range(x.ndim), key=lambda k: -x.stride(k)))
+        return x.reshape(-1) if x.is_contiguous() else x
+    return x
+
+
 def _panels(x: Array, size: int) -> Iterator[Array]:
-    """Cut ``x`` into views of at most about ``size`` elements, contiguous where ``x`` is."""
-    if total_size(x.shape) <= size:
+    """Cut ``x`` along its leading axes into views of at most about ``size`` elements."""
+    total = total_size(x.shape)
+    if total <= size:
         yield x
         return
-    contiguous = x.flags.c_contiguous if isinstance(x, np.ndarray) else is_torch(x) and x.is_contiguous()
-    if contiguous:
-        x = x.reshape(-1)
-    axis = max(range(x.ndim), key=lambda k: x.shape[k])
-    others = total_size(x.shape) // x.shape[axis]
-    step = max(1, size // others)
-    before = (slice(None),) * axis
-    length = x.shape[axis]
-    for start in range(0, length, step):
-        piece = x[(*before, slice(start, min(start + step, length)), ...)]
-        if others > size:
-            yield from _panels(piece[(*before, 0, ...)], size)
+    length = x.shape[0]
+    step = size * length // total
+    for start in range(0, length, max(step, 1)):
+        if step == 0:
+            yield from _panels(x[start, ...], size)
         else:
-            yield piece
+            yield x[start : min(start + step, length), ...]

@@ -1,4 +1,8 @@
-"""Reference kernels for dense tensors, in the grammar of the array API standard."""
+"""Kernels for dense tensors: what callers use, and the reference in the grammar of the standard.
+
+A public function looks up the fastest kernel registered for its array; the reference beneath it
+serves every library.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Sequence
 
 from tnet.arrays.linalg import khatri_rao
 from tnet.arrays.namespace import Array, array_namespace, total_size
-from tnet.arrays.registry import register
+from tnet.arrays.registry import lookup, register
 
 __all__ = ["mode_product", "mttkrp", "ttm_chain"]
 
@@ -42,7 +46,6 @@ def mode_product(x: Array, matrix: Array, mode: int) -> Array:
     return xp.reshape(y, (*shape[:mode], m, *shape[mode + 1 :]))
 
 
-@register("ttm_chain")
 def ttm_chain(x: Array, matrices: Sequence[Array], modes: Sequence[int]) -> Array:
     r"""Return :math:`X \times_{k_1} A_1 \times_{k_2} A_2 \dots`, the modes that shrink most first.
 
@@ -58,13 +61,9 @@ def ttm_chain(x: Array, matrices: Sequence[Array], modes: Sequence[int]) -> Arra
     array
         Mode ``modes[j]`` has size ``matrices[j].shape[0]``.
     """
-    order = sorted(range(len(modes)), key=lambda j: matrices[j].shape[0] / max(matrices[j].shape[1], 1))
-    for j in order:
-        x = mode_product(x, matrices[j], modes[j])
-    return x
+    return lookup("ttm_chain", x)(x, matrices, modes)
 
 
-@register("mttkrp")
 def mttkrp(x: Array, factors: Sequence[Array], mode: int) -> Array:
     r"""Return :math:`X_{(k)} (A_1 \odot \dots A_{k-1} \odot A_{k+1} \dots \odot A_d)`.
 
@@ -91,6 +90,19 @@ def mttkrp(x: Array, factors: Sequence[Array], mode: int) -> Array:
     .. [1] A.-H. Phan, P. Tichavsky, A. Cichocki, "Fast alternating LS algorithms for high order
        CANDECOMP/PARAFAC tensor factorizations", IEEE Trans. Signal Process. 61 (2013).
     """
+    return lookup("mttkrp", x)(x, factors, mode)
+
+
+@register("ttm_chain")
+def _ttm_chain_by_matmul(x: Array, matrices: Sequence[Array], modes: Sequence[int]) -> Array:
+    order = sorted(range(len(modes)), key=lambda j: matrices[j].shape[0] / max(matrices[j].shape[1], 1))
+    for j in order:
+        x = mode_product(x, matrices[j], modes[j])
+    return x
+
+
+@register("mttkrp")
+def _mttkrp_by_matmul(x: Array, factors: Sequence[Array], mode: int) -> Array:
     xp = array_namespace(x, *factors)
     shape = tuple(x.shape)
     before, n, after = total_size(shape[:mode]), shape[mode], total_size(shape[mode + 1 :])
