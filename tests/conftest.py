@@ -19,20 +19,36 @@ settings.register_profile(
 )
 settings.load_profile("tnet")
 
-NAMESPACES = {
-    "numpy": "array_api_compat.numpy",
-    "torch": "array_api_compat.torch",
-    "array-api-strict": "array_api_strict",
+# Name of a parameter: namespace, and where torch puts its tensors. With -m gpu, all tests that use
+# `xp` or `convert` run on a CUDA device.
+LIBRARIES = {
+    "numpy": ("array_api_compat.numpy", None),
+    "torch": ("array_api_compat.torch", "cpu"),
+    "array-api-strict": ("array_api_strict", None),
+    "torch-cuda": ("array_api_compat.torch", "cuda"),
+    "cupy": ("array_api_compat.cupy", None),
 }
 
 
-@pytest.fixture(params=list(NAMESPACES))
-def xp(request: pytest.FixtureRequest) -> Any:
-    """The namespace of each array library in turn."""
-    return importlib.import_module(NAMESPACES[request.param])
+_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in ("torch-cuda", "cupy")]
+
+
+@pytest.fixture(params=["numpy", "torch", "array-api-strict", *_GPU])
+def library(request: pytest.FixtureRequest) -> str:
+    """Name of each array library in turn."""
+    return request.param
 
 
 @pytest.fixture
-def convert(xp: Any) -> Callable[[np.ndarray], Any]:
+def xp(library: str) -> Any:
+    """The namespace of each array library in turn."""
+    return importlib.import_module(LIBRARIES[library][0])
+
+
+@pytest.fixture
+def convert(library: str, xp: Any) -> Callable[[np.ndarray], Any]:
     """A function that brings a NumPy array into the library of ``xp``, with its own memory."""
-    return lambda array: xp.asarray(np.array(array))
+    device = LIBRARIES[library][1]
+    if device is None:
+        return lambda array: xp.asarray(np.array(array))
+    return lambda array: xp.asarray(np.array(array), device=device)

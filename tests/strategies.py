@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from tnet.arrays import to_numpy
 from tnet.formats import CPTensor, LowRank, MatrixProductOperator, TensorFormat, TensorTrain, TuckerTensor
 
 KINDS = ("cp", "tucker", "tensor_train", "matrix_product_operator", "low_rank")
@@ -60,14 +61,18 @@ def dense(t: TensorFormat) -> np.ndarray:
     labels = {label: k for k, label in enumerate(network.sizes)}
     operands: list[Any] = []
     for tensor, names in zip(network.tensors, network.indices, strict=True):
-        operands += [np.asarray(tensor), [labels[name] for name in names]]
+        operands += [to_numpy(tensor), [labels[name] for name in names]]
     result = np.einsum(*operands, [labels[name] for name in network.output])
     return result.reshape(t.shape)
 
 
+def _host(x: Any) -> np.ndarray:
+    return to_numpy(x) if hasattr(x, "dtype") and hasattr(x, "ndim") else np.asarray(x)
+
+
 def close(actual: Any, expected: Any, dtype: str = "float64", factor: float = 1e3) -> None:
     """Assert agreement relative to the largest entry, within ``factor`` roundoffs of ``dtype``."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
+    actual, expected = _host(actual), _host(expected)
     assert actual.shape == expected.shape
     scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
     np.testing.assert_allclose(actual, expected, rtol=0, atol=factor * np.finfo(dtype).eps * scale)
