@@ -179,9 +179,9 @@ def test_files_that_are_no_models(name: str, error: type[Exception], tmp_path: P
 def test_a_refusal_takes_less_than_a_second(model: Path, texts: Path, tmp_path: Path) -> None:
     """As a process, imports included; the processor's time, for the machine may be busy."""
     before = os.times()
+    options = ["--ratio", "2", "--calibration", str(texts / "calibration.txt")]
     done = subprocess.run(
-        [sys.executable, "-m", "tnet", "compress", str(model), str(tmp_path / "out"), "--ratio", "2"]
-        + ["--calibration", str(texts / "calibration.txt")],
+        [sys.executable, "-m", "tnet", "compress", str(model), str(tmp_path / "out"), *options],
         capture_output=True,
         text=True,
         check=False,
