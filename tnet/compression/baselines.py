@@ -12,9 +12,11 @@ import torch
 
 from tnet.compression.allocation import Choice
 from tnet.compression.catalogue import Problem, metric_of
+from tnet.compression.fitting import contiguous
+from tnet.compression.job import Job, moments_of, prepare
 from tnet.compression.moments import Moments
 from tnet.compression.mpo_candidates import balanced_factors, bonds_for, chain_macs
-from tnet.compression.pipeline import Job, finish, moments_of, prepare
+from tnet.compression.pipeline import finish
 from tnet.compression.result import CompressionResult
 from tnet.compression.settings import Settings
 from tnet.compression.surgery import install
@@ -90,7 +92,7 @@ def compress_uniform(
         choices = [
             _replace(job, group, name, ratio, method, moments) for group in job.problem.groups for name in group
         ]
-        return finish(job, tuple(choices), predicted=0.0, refitted=())
+        return finish(job, tuple(choices))
     except BaseException:
         job.original.put_back(model)
         raise
@@ -117,7 +119,7 @@ def _replace(
         n_params = macs = ranks[0] * (m + n)
     like = problem.weights[name]
     module.conv1d = problem.targets[name].conv1d
-    install(job.model, name, module.to(device=like.device, dtype=like.dtype))
+    install(job.model, name, contiguous(module.to(device=like.device, dtype=like.dtype)))
     kind = "mpo" if method == "mpo" else "low_rank"
     return Choice((name,), kind, ranks, n_params, n_params * problem.itemsize, macs, 0.0)
 

@@ -1,8 +1,9 @@
-"""From chosen candidates to modules: factorise in the metric, correct the bias, choose the gauge."""
+"""From chosen candidates to layers: factorise in the metric, correct the bias, choose the gauge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,16 +12,69 @@ from tnet.compression.allocation import Choice
 from tnet.compression.catalogue import Group, Problem, metric_of
 from tnet.compression.moments import Moments
 from tnet.compression.mpo_candidates import fit_mpo
-from tnet.compression.whitening import Metric, Shrinkage, factorise
+from tnet.compression.whitening import Shrinkage, factorise
+from tnet.formats import MatrixProductOperator
 from tnet.nn import FactorisedLinear, InterpolativeLinear, MPOLinear, shared_input_layers
 
-__all__ = ["build_modules", "merge", "ridge_target"]
+__all__ = ["Fitted", "contiguous", "fit", "merge", "ridge_target"]
 
 #: Weight of the original layer against the calibration data in :func:`ridge_target`.
 RIDGE = 10.0
 
 
-def build_modules(
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """One choice with its values, in float64.
+
+    Parameters
+    ----------
+    choice : Choice
+    approximations : tuple of (tensor, tensor), or MatrixProductOperator
+        Left and right factor of each member, or the MPO of the only one.
+    biases : tuple of (tensor or None)
+        Corrected for the mean, by member.
+    """
+
+    choice: Choice
+    approximations: tuple[tuple[torch.Tensor, torch.Tensor], ...] | MatrixProductOperator
+    biases: tuple[torch.Tensor | None, ...]
+
+    def stand_ins(self) -> tuple[nn.Module, ...]:
+        """Return dense layers with the same map: cheap to build while the choice may still change."""
+        if isinstance(self.approximations, MatrixProductOperator):
+            weights = [self.approximations.to_dense()]
+        else:
+            weights = [left @ right for left, right in self.approximations]
+        return tuple(_dense(weight, bias) for weight, bias in zip(weights, self.biases, strict=True))
+
+    def modules(self) -> tuple[FactorisedLinear, ...]:
+        """Return the layers that will be stored."""
+        if isinstance(self.approximations, MatrixProductOperator):
+            return (MPOLinear.from_tensor(self.approximations, self.biases[0]),)
+        lefts = [left for left, _ in self.approximations]
+        right = self.approximations[0][1]
+        if self.choice.kind == "shared":
+            return shared_input_layers(lefts, right, self.biases)
+        return (InterpolativeLinear.from_factors(lefts[0], right, self.biases[0]),)
+
+
+def _dense(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    m, n = weight.shape
+    layer = nn.Linear(n, m, bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias)
+    return layer
+
+
+def contiguous(module: FactorisedLinear) -> FactorisedLinear:
+    """Give the values the memory order that a reloaded model has, for sums to come in the same order."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.contiguous()
+    return module
+
+
+def fit(
     problem: Problem,
     moments: Moments,
     shrinkage: Shrinkage,
@@ -28,8 +82,8 @@ def build_modules(
     choice: Choice,
     biases: Mapping[str, torch.Tensor | None],
     weights: Mapping[str, torch.Tensor],
-) -> dict[str, nn.Module]:
-    """Return the modules that replace the choice's members; nothing for a layer that stays dense.
+) -> Fitted:
+    """Compute the values of a choice other than dense.
 
     Parameters
     ----------
@@ -43,53 +97,32 @@ def build_modules(
         Original biases by name.
     weights : mapping
         What to approximate: the original weights, or :func:`ridge_target`.
-
-    Returns
-    -------
-    dict of str to torch.nn.Module
-        On the device and in the dtype of the original weight.
     """
-    if choice.kind == "dense":
-        return {}
     members = choice.members
-    like = problem.weights[members[0]]
     metric = metric_of(problem, moments, group, members, shrinkage)
     targets = [weights[name].to(torch.float64) for name in members]
+    approximations: tuple[tuple[torch.Tensor, torch.Tensor], ...] | MatrixProductOperator
     if choice.kind == "mpo":
-        tensor = fit_mpo(targets[0], metric, choice.ranks)
-        bias = _corrected(problem, members[0], biases, metric, tensor.to_dense())
-        modules: tuple[FactorisedLinear, ...] = (MPOLinear.from_tensor(tensor, bias),)
+        approximations = fit_mpo(targets[0], metric, choice.ranks)
+        products = [approximations.to_dense()]
     else:
         lefts, right = factorise(targets, metric, choice.ranks[0])
-        corrected = [
-            _corrected(problem, name, biases, metric, left @ right) for name, left in zip(members, lefts, strict=True)
-        ]
-        if choice.kind == "shared":
-            modules = shared_input_layers(lefts, right, corrected)
-        else:
-            modules = (InterpolativeLinear.from_factors(lefts[0], right, corrected[0]),)
-    for name, module in zip(members, modules, strict=True):
-        module.conv1d = problem.targets[name].conv1d
-        module.to(device=like.device, dtype=like.dtype)
-        for parameter in module.parameters():
-            # Another memory order would sum in another order than the reloaded model does.
-            parameter.data = parameter.data.contiguous()
-    return dict(zip(members, modules, strict=True))
+        approximations = tuple((left, right) for left in lefts)
+        products = [left @ right for left in lefts]
+    corrected = tuple(
+        _corrected(problem.weights[name], biases[name], metric.mean, product)
+        for name, product in zip(members, products, strict=True)
+    )
+    return Fitted(choice, approximations, corrected)
 
 
 def _corrected(
-    problem: Problem,
-    name: str,
-    biases: Mapping[str, torch.Tensor | None],
-    metric: Metric,
-    approximation: torch.Tensor,
+    weight: torch.Tensor, bias: torch.Tensor | None, mean: torch.Tensor, approximation: torch.Tensor
 ) -> torch.Tensor | None:
     """``b + (W - W') mean``: the mean output stays what it was."""
-    bias = biases[name]
     if bias is None:
         return None
-    weight = problem.weights[name].to(torch.float64)
-    return bias.to(torch.float64) + (weight - approximation) @ metric.mean
+    return bias.to(torch.float64) + (weight.to(torch.float64) - approximation) @ mean
 
 
 def merge(first: Moments, second: Moments) -> None:

@@ -70,9 +70,11 @@ class CausalObjective:
     ) -> Iterator[torch.Tensor]:
         """Yield one summed negative log-likelihood of labels drawn from the original's predictions."""
         with torch.no_grad():
-            # Sampling on the host: one seed gives the same labels on every device.
-            p = original.detach().flatten(0, 1).cpu().exp()
-            labels = torch.multinomial(p, 1, generator=rng).to(outputs.device)
+            # By inversion, with uniform numbers drawn on the host: one seed gives the same on every device.
+            cumulative = original.detach().flatten(0, 1).exp().cumsum(-1)
+            uniform = torch.rand(len(cumulative), 1, generator=rng).to(cumulative)
+            labels = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+            labels = labels.clamp_(max=cumulative.shape[-1] - 1)
         mask = batch["attention_mask"].flatten()
         yield -(outputs.flatten(0, 1).gather(1, labels)[:, 0] * mask).sum()
 

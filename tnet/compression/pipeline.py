@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +12,9 @@ from torch import nn
 
 from tnet.compression.allocation import Allocation, Choice, allocate
 from tnet.compression.catalogue import build_sites, choose_shrinkage, probe_groups
-from tnet.compression.fitting import build_modules, merge, ridge_target
+from tnet.compression.fitting import Fitted, contiguous, fit, merge, ridge_target
 from tnet.compression.job import Job, moments_of, prepare
 from tnet.compression.moments import Moments
-from tnet.compression.progress import Reporter
 from tnet.compression.quality import Judge, mean_damage, measure
 from tnet.compression.result import CompressionResult, checkpoint_bytes
 from tnet.compression.settings import Settings
@@ -28,7 +27,7 @@ __all__ = ["CalibrationWarning", "compress", "finish", "plan_compression"]
 #: Held-out sequences that judge the refit of a block.
 _JUDGED = 4
 #: Held-out loss above this multiple of the loss on the calibration text itself is worth a warning.
-_GENERALISATION = 1.5
+_GENERALISATION = 2.0
 
 
 class CalibrationWarning(UserWarning):
@@ -192,20 +191,53 @@ def plan_compression(
 
 def _compress(job: Job) -> CompressionResult:
     if job.settings.ratio == 1.0:
-        return finish(job, (), predicted=0.0, refitted=())
+        return finish(job, ())
     moments = moments_of(job, "first", job.statistics)
     shrinkage = _shrinkage(job, moments)
     allocation = _choose(job, "first", moments, shrinkage)
-    _install(job, allocation.choices, moments, shrinkage)
+    state = _State(job, {}, {})
     predicted = allocation.loss
-    refitted: tuple[int, ...] = ()
+    state.install(_fit(job, allocation.choices, moments, shrinkage))
     if job.settings.refine:
-        allocation, refitted = _refine(job, allocation, moments, shrinkage)
-    return finish(job, allocation.choices, predicted=predicted, refitted=refitted)
+        allocation = _refine(state, allocation, moments, shrinkage)
+    with job.timed("factorise"), job.reporter.stage("factorise", len(state.fitted)) as advance:
+        for index, fitted in enumerate(state.fitted.values()):
+            for name, module in zip(fitted.choice.members, fitted.modules(), strict=True):
+                module.conv1d = job.problem.targets[name].conv1d
+                install(job.model, name, contiguous(module.to(job.problem.weights[name].dtype)))
+            advance(index + 1)
+    return finish(job, allocation.choices, predicted=predicted, validation_losses=state.losses, shrinkage=shrinkage)
+
+
+class _State:
+    """Which fit is installed where, while choices may still change."""
+
+    def __init__(self, job: Job, fitted: dict[tuple[str, ...], Fitted], losses: dict[str, float]) -> None:
+        self.job = job
+        self.fitted = fitted
+        self.losses = losses
+
+    def install(self, fits: Mapping[tuple[str, ...], Fitted]) -> None:
+        """Let these fits be the whole compression: every other target is dense."""
+        self.job.original.put_back(self.job.model)
+        self.fitted = {}
+        self.add(fits)
+
+    def add(self, fits: Mapping[tuple[str, ...], Fitted]) -> None:
+        """Exchange the fits of some choices."""
+        for members, fitted in fits.items():
+            self.fitted[members] = fitted
+            for name, module in zip(members, fitted.stand_ins(), strict=True):
+                install(self.job.model, name, module)
 
 
 def finish(
-    job: Job, choices: tuple[Choice, ...], *, predicted: float, refitted: tuple[int, ...]
+    job: Job,
+    choices: tuple[Choice, ...],
+    *,
+    predicted: float = 0.0,
+    validation_losses: Mapping[str, float] | None = None,
+    shrinkage: Shrinkage | None = None,
 ) -> CompressionResult:
     """Round the weights to the storage dtype and measure what came out."""
     settings, model = job.settings, job.model
@@ -234,7 +266,8 @@ def finish(
         predicted_loss=predicted,
         calibration_loss=seen,
         held_out_loss=held_out,
-        refitted_blocks=refitted,
+        validation_losses=dict(validation_losses or {}),
+        shrinkage=shrinkage,
         bytes_before=job.bytes_before,
         bytes_after=checkpoint_bytes(model, settings.storage),
         seconds=dict(job.seconds),
@@ -301,80 +334,60 @@ def _budget(job: Job) -> int:
     return job.settings.max_bytes - rest
 
 
-def _install(
-    job: Job,
-    choices: Sequence[Choice],
-    moments: Moments,
-    shrinkage: Shrinkage,
-    ridge: bool = False,
-) -> dict[str, nn.Module]:
-    """Build and install the modules of the choices; return what they replaced."""
+def _fit(
+    job: Job, choices: Sequence[Choice], moments: Moments, shrinkage: Shrinkage, *, ridge: bool = False
+) -> dict[tuple[str, ...], Fitted]:
+    """Compute the values of the choices that are not dense, in the norm of these moments."""
     problem = job.problem
     group_of = {name: group for group in problem.groups for name in group}
-    replaced: dict[str, nn.Module] = {}
-    with job.timed("factorise"), job.reporter.stage("factorise", len(choices)) as advance:
-        for index, choice in enumerate(choices):
-            group = group_of[choice.members[0]]
-            weights = {
-                name: ridge_target(problem.weights[name], moments, group[0]) if ridge else problem.weights[name]
-                for name in choice.members
-            }
-            biases = {name: job.original.bias(name) for name in choice.members}
-            modules = build_modules(problem, moments, shrinkage, group, choice, biases, weights)
+    fits = {}
+    with job.timed("fit"):
+        for choice in choices:
             if choice.kind == "dense":
-                modules = {name: job.original.modules[name] for name in choice.members}
-            for name, module in modules.items():
-                replaced[name] = job.model.get_submodule(name)
-                if replaced[name] is not module:
-                    install(job.model, name, module)
-            advance(index + 1)
-    return replaced
+                continue
+            group = group_of[choice.members[0]]
+            weights = {name: problem.weights[name] for name in choice.members}
+            if ridge:
+                weights = {name: ridge_target(weight, moments, group[0]) for name, weight in weights.items()}
+            biases = {name: job.original.bias(name) for name in choice.members}
+            fits[choice.members] = fit(problem, moments, shrinkage, group, choice, biases, weights)
+    return fits
 
 
-def _refine(
-    job: Job, allocation: Allocation, moments: Moments, shrinkage: Shrinkage
-) -> tuple[Allocation, tuple[int, ...]]:
-    """Estimate the moments again where they have moved to, choose again, refit the blocks by ridge."""
+def _refine(state: _State, allocation: Allocation, moments: Moments, shrinkage: Shrinkage) -> Allocation:
+    """Estimate the moments again where they have moved to, choose again, refit the blocks by ridge.
+
+    Each step stays only if the loss on the validation sequences falls.
+    """
+    job = state.job
     both = moments_of(job, "second", job.statistics, original=job.original)
     merge(moments, both)
-    with job.timed("judge"):
-        judge = Judge(job.model, job.original, job.objective, job.validation[:_JUDGED], job.settings.batch_size)
-        loss = judge(job.model)
+    judge = Judge(job.model, job.original, job.objective, job.validation[:_JUDGED], job.settings.batch_size)
+    loss = state.losses["first allocation"] = judge(job.model)
+    first = state.fitted
     again = _choose(job, "second", both, shrinkage)
-    replaced = _install(job, again.choices, both, shrinkage)
-    with job.timed("judge"):
-        new_loss = judge(job.model)
+    state.install(_fit(job, again.choices, both, shrinkage))
+    new_loss = state.losses["second allocation"] = judge(job.model)
     if new_loss < loss:
         allocation, loss = again, new_loss
     else:
-        _reinstall(job, replaced)
-    refitted = []
+        state.install(first)
     by_block: dict[int, list[Choice]] = {}
     for choice in allocation.choices:
         if choice.kind != "dense":
             by_block.setdefault(job.problem.targets[choice.members[0]].block, []).append(choice)
-    quiet = Reporter(False)
     with job.timed("refit"), job.reporter.stage("refit blocks", len(by_block)) as advance:
-        reporter, job.reporter = job.reporter, quiet
-        try:
-            for done, (block, choices) in enumerate(sorted(by_block.items()), start=1):
-                replaced = _install(job, choices, both, shrinkage, ridge=True)
-                new_loss = judge(job.model)
-                if new_loss < loss:
-                    loss = new_loss
-                    refitted.append(block)
-                else:
-                    _reinstall(job, replaced)
-                advance(done)
-        finally:
-            job.reporter = reporter
-    return allocation, tuple(refitted)
-
-
-def _reinstall(job: Job, modules: dict[str, nn.Module]) -> None:
-    for name, module in modules.items():
-        if job.model.get_submodule(name) is not module:
-            install(job.model, name, module)
+        for done, (_, choices) in enumerate(sorted(by_block.items()), start=1):
+            before = {choice.members: state.fitted[choice.members] for choice in choices}
+            state.add(_fit(job, choices, both, shrinkage, ridge=True))
+            new_loss = judge(job.model)
+            if new_loss < loss:
+                loss = new_loss
+            else:
+                state.add(before)
+            advance(done)
+    state.losses["refitted blocks"] = loss
+    return allocation
 
 
 def _round_weights(model: nn.Module, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -17,6 +17,7 @@ from tnet.compression.quantizer import attach, detach
 from tnet.compression.settings import Settings
 from tnet.compression.surgery import factorised_layers, restore_dense
 from tnet.compression.targets import Target
+from tnet.compression.whitening import Shrinkage
 from tnet.io import atomic_write, staged_directory
 
 __all__ = ["CompressionResult", "checkpoint_bytes"]
@@ -54,8 +55,10 @@ class CompressionResult:
         Sum of the quadratic losses of the first allocation: nats a token, or 1 - cosine.
     calibration_loss, held_out_loss : float
         Measured divergence on calibration text and on held-out text of equal length.
-    refitted_blocks : tuple of int
-        Blocks whose ridge refit lowered the held-out loss.
+    validation_losses : dict of str to float
+        Mean divergence on the validation part of the calibration data after each step of the refinement.
+    shrinkage : Shrinkage or None
+        Amounts by which the moments were shrunk.
     bytes_before, bytes_after : int
         Of the checkpoint's tensors in the storage dtype.
     seconds : dict of str to float
@@ -71,7 +74,8 @@ class CompressionResult:
     predicted_loss: float
     calibration_loss: float
     held_out_loss: float
-    refitted_blocks: tuple[int, ...]
+    validation_losses: dict[str, float]
+    shrinkage: Shrinkage | None
     bytes_before: int
     bytes_after: int
     seconds: dict[str, float]
@@ -121,7 +125,8 @@ class CompressionResult:
             "predicted_loss": self.predicted_loss,
             "calibration_loss": self.calibration_loss,
             "held_out_loss": self.held_out_loss,
-            "refitted_blocks": list(self.refitted_blocks),
+            "validation_losses": self.validation_losses,
+            "shrinkage": None if self.shrinkage is None else dataclasses.asdict(self.shrinkage),
             "seconds": self.seconds,
             "layers": [dataclasses.asdict(choice) for choice in self.choices],
         }
@@ -175,7 +180,9 @@ class CompressionResult:
                 f"over {self.after.n_sentences} held-out texts",
                 f"  Spearman     {self.after.spearman:.4f} of the pairwise similarities",
             ]
-        lines.append(f"  refitted     {len(self.refitted_blocks)} blocks")
+        if self.validation_losses:
+            steps = ", ".join(f"{loss:.4f} {step}" for step, loss in self.validation_losses.items())
+            lines.append(f"  refinement   {steps}")
         lines.append(f"  seconds      {sum(self.seconds.values()):.1f}")
         return "\n".join(lines)
 
