@@ -24,7 +24,7 @@ def runner() -> CliRunner:
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with calibration.txt, evaluation.txt, and files that are no use."""
     folder = tmp_path_factory.mktemp("texts")
-    (folder / "calibration.txt").write_text((topics["with"] + topics["for"])[:2400], encoding="utf-8")
+    (folder / "calibration.txt").write_text((topics["with"] + topics["for"])[:1600], encoding="utf-8")
     (folder / "evaluation.txt").write_text(topics["while"][:600], encoding="utf-8")
     (folder / "empty.txt").write_text(" \n", encoding="utf-8")
     (folder / "short.txt").write_text("ten tokens", encoding="utf-8")

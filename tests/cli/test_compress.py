@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tnet.cli import app, compress
 
-SMALL = ["--sequence-length", "32", "--no-refine", "--candidates", "dense,interpolative"]
+SMALL = ["--sequence-length", "32", "--batch-size", "16", "--no-refine", "--candidates", "dense,interpolative"]
 
 
 @pytest.fixture

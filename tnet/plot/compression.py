@@ -42,6 +42,8 @@ def allocation(result: CompressionResult, ax: Axes | None = None) -> Axes:
     mesh = ax.pcolormesh(100 * kept, cmap="viridis", vmin=0, vmax=100 * top, edgecolors="face", linewidth=0.2)
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.015)
     bar.set_label("parameters kept (%)")
+    if bar.solids is not None:
+        bar.solids.set(rasterized=False, edgecolor="face")  # as shapes: an SVG needs no embedded image then
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] - a Spine, which the stubs take for a call
     _label_grid(ax, blocks, kinds)
     ax.set_title(f"{result.ratio:.0%} of the parameters, spread over the layers")

@@ -221,9 +221,9 @@ def _options(result: CompressionResult) -> str:
         ("predicted loss", f"{result.predicted_loss:.4g}"),
         ("measured loss on calibration text", f"{result.calibration_loss:.4g}"),
         ("measured loss on held-out text", f"{result.held_out_loss:.4g}"),
-        ("blocks refitted", len(result.refitted_blocks)),
         ("multiply-adds a token in the targets", f"{result.macs:,}"),
     ]
+    rows += [(f"loss on validation text, {step}", f"{loss:.4g}") for step, loss in result.validation_losses.items()]
     rows += [(f"seconds, {stage}", f"{seconds:.1f}") for stage, seconds in result.seconds.items()]
     return _table(("option or result", "value"), rows)
 
