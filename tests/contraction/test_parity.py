@@ -153,9 +153,7 @@ def test_small_integers_do_not_overflow() -> None:
 
 def test_gradients_flow() -> None:
     generator = torch.Generator().manual_seed(0)
-    a, b, c = (
-        torch.randn(3, 3, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(3)
-    )
+    a, b, c = (torch.randn(3, 3, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(3))
     plan = tnet.plan("ij,jk,kk->i", a, b, c)
     assert torch.autograd.gradcheck(plan, (a, b, c))
     cut = ContractionPlan(plan.spec, plan.pairs, ((1, 3),), plan.dtypes)

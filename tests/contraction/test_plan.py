@@ -210,9 +210,7 @@ def test_optimal_refuses_what_it_cannot_finish() -> None:
     with pytest.raises(InputError, match="random-greedy"):
         tnet.plan(equation, *((2, 2),) * 14, planner="optimal")
     with pytest.raises(InputError, match="max_planning_seconds"):
-        tnet.plan(
-            "ab,bc,cd,de,ef,fg,gh,hi,ij,jk->ak", *((2, 2),) * 10, planner="optimal", max_planning_seconds=1e-3
-        )
+        tnet.plan("ab,bc,cd,de,ef,fg,gh,hi,ij,jk->ak", *((2, 2),) * 10, planner="optimal", max_planning_seconds=1e-3)
 
 
 def test_wrong_arrays_are_refused_by_a_plan() -> None:

@@ -216,15 +216,11 @@ def _shape_and_dtype(x: Any, position: int, dtype: str) -> tuple[tuple[int, ...]
             raise ShapeError(f"operand {position}: shape {x!r} holds something that is not an integer.")
         shape = tuple(int(n) for n in x)
         if any(n < 0 for n in shape) or math.prod(shape) >= 2**63:
-            raise ShapeError(
-                f"operand {position}: shape {shape} has a negative size, or 2^63 elements or more."
-            )
+            raise ShapeError(f"operand {position}: shape {shape} has a negative size, or 2^63 elements or more.")
         return shape, str(dtype)
     raise BackendError(f"operand {position} is a {type(x).__name__}: give a shape or an array.")
 
 
 def _refuse_operands_beside_network(given: Sequence[Any]) -> None:
     if given:
-        raise InputError(
-            f"{len(given)} operands given beside a TensorNetwork, which brings its own; give none."
-        )
+        raise InputError(f"{len(given)} operands given beside a TensorNetwork, which brings its own; give none.")

@@ -49,8 +49,7 @@ def peak_memory(spec: ContractionSpec, program: Program, dtypes: DtypePlan, *, s
     item = dtypes.compute_itemsize
     n_output = math.prod(spec.output_shape)
     fixed = sum(
-        total_size(shape) * size
-        for shape, size in zip(spec.input_shapes, dtypes.operand_itemsizes, strict=True)
+        total_size(shape) * size for shape, size in zip(spec.input_shapes, dtypes.operand_itemsizes, strict=True)
     )
     fixed += n_output * item if sliced else 0
     held: dict[int, int] = {}  # bytes of live intermediates
@@ -104,9 +103,7 @@ def parse_bytes(limit: int | str | None, name: str = "memory_limit") -> int | No
             factor = (_UNITS | _BINARY_UNITS)[match[2]]
             limit = int(float(match[1]) * factor)
     if isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0:
-        raise InputError(
-            f"{name}={limit!r}: give a positive number of bytes, a text such as '8GiB', or None."
-        )
+        raise InputError(f"{name}={limit!r}: give a positive number of bytes, a text such as '8GiB', or None.")
     return limit
 
 

@@ -167,8 +167,7 @@ class ContractionPlan:
     def _largest_fresh(self) -> int:
         """Return the bytes that a call allocates beyond its inputs, in the widest dtype."""
         inputs = sum(
-            math.prod(shape) * size
-            for shape, size in zip(self._shapes, self.dtypes.operand_itemsizes, strict=True)
+            math.prod(shape) * size for shape, size in zip(self._shapes, self.dtypes.operand_itemsizes, strict=True)
         )
         return self.peak_bytes - inputs
 
@@ -264,8 +263,7 @@ class ContractionPlan:
             raise FormatError(f"{path}: not a contraction plan of tnet.")
         if content.get("format_version") != _FORMAT_VERSION:
             raise FormatError(
-                f"{path}: format_version {content.get('format_version')!r}; "
-                f"this tnet reads {_FORMAT_VERSION}."
+                f"{path}: format_version {content.get('format_version')!r}; this tnet reads {_FORMAT_VERSION}."
             )
         try:
             return _plan_from_content(content)

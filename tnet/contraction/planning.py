@@ -156,16 +156,16 @@ def _search_problem(spec: ContractionSpec) -> tuple[list[frozenset[int]], frozen
 
 
 def _greedy(spec: ContractionSpec) -> Sequence[Sequence[int]]:
-    return opt_einsum.paths.greedy(*_search_problem(spec))  # pyright: ignore[reportArgumentType]
+    return list(opt_einsum.paths.greedy(*_search_problem(spec)))  # pyright: ignore[reportArgumentType]
 
 
 def _small_network_search(spec: ContractionSpec) -> Sequence[Sequence[int]]:
-    return opt_einsum.paths.auto(*_search_problem(spec))  # pyright: ignore[reportArgumentType]
+    return list(opt_einsum.paths.auto(*_search_problem(spec)))  # pyright: ignore[reportArgumentType]
 
 
 def _optimal(spec: ContractionSpec) -> Sequence[Sequence[int]]:
     search = opt_einsum.DynamicProgramming(minimize="flops", search_outer=True)
-    return search(*_search_problem(spec))  # pyright: ignore[reportArgumentType]
+    return list(search(*_search_problem(spec)))  # pyright: ignore[reportArgumentType]
 
 
 def _check_optimal_is_affordable(n: int, max_seconds: float | None) -> None:
@@ -195,16 +195,14 @@ def _random_greedy(
         alpha = noise.uniform(0.1, 4.0)
         tau = 10.0 ** noise.uniform(-3.0, 0.0)
 
-        def cost(
-            size12: int, size1: int, size2: int, *_: int, alpha: float = alpha, tau: float = tau
-        ) -> float:
+        def cost(size12: int, size1: int, size2: int, *_: int, alpha: float = alpha, tau: float = tau) -> float:
             score = size12 / alpha - alpha * (size1 + size2)
             gumbel = -math.log(-math.log(noise.uniform(1e-300, 1.0 - 1e-16)))
             return math.copysign(math.log1p(abs(score)), score) - tau * gumbel
 
         problem = _search_problem(spec)
         path = opt_einsum.paths.greedy(*problem, cost_fn=cost)  # pyright: ignore[reportArgumentType]
-        found.append(_pairs_of_path(path, n))
+        found.append(_pairs_of_path(list(path), n))
     return found
 
 

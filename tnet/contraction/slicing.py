@@ -32,17 +32,13 @@ def sliced_program(spec: ContractionSpec, pairs: Sequence[Pair], splits: Sequenc
     return lower(spec, pairs, sliced_sizes(spec, splits), frozenset(index for index, _ in splits))
 
 
-def sliced_peak(
-    spec: ContractionSpec, pairs: Sequence[Pair], splits: Sequence[Split], dtypes: DtypePlan
-) -> Peak:
+def sliced_peak(spec: ContractionSpec, pairs: Sequence[Pair], splits: Sequence[Split], dtypes: DtypePlan) -> Peak:
     """Return the peak memory of the whole sliced contraction."""
     program = sliced_program(spec, pairs, splits)
     return peak_memory(spec, program, dtypes, sliced=bool(splits))
 
 
-def choose_splits(
-    spec: ContractionSpec, pairs: Sequence[Pair], dtypes: DtypePlan, limit: int
-) -> tuple[Split, ...]:
+def choose_splits(spec: ContractionSpec, pairs: Sequence[Pair], dtypes: DtypePlan, limit: int) -> tuple[Split, ...]:
     """Cut indices, one prime factor at a time, until the peak is within ``limit`` bytes.
 
     Parameters
@@ -132,15 +128,12 @@ def slice_keys(
 
 def _unavoidable_bytes(spec: ContractionSpec, dtypes: DtypePlan) -> int:
     inputs = sum(
-        math.prod(shape) * size
-        for shape, size in zip(spec.input_shapes, dtypes.operand_itemsizes, strict=True)
+        math.prod(shape) * size for shape, size in zip(spec.input_shapes, dtypes.operand_itemsizes, strict=True)
     )
     return inputs + math.prod(spec.output_shape) * dtypes.result_itemsize
 
 
-def _indices_alive(
-    spec: ContractionSpec, pairs: Sequence[Pair], peak: Peak, splits: dict[int, int]
-) -> list[int]:
+def _indices_alive(spec: ContractionSpec, pairs: Sequence[Pair], peak: Peak, splits: dict[int, int]) -> list[int]:
     """Return the indices, not yet cut to single entries, of the arrays alive at the peak."""
     sets = result_indices(spec, pairs)
     n = len(spec.inputs)

@@ -109,9 +109,7 @@ def spec_from_labels(
                 all_sizes.append(1)
                 known.append(f"{label}=1#{owners[label]}.{len(all_sizes)}")
         numbered.append(tuple(indices))
-    return ContractionSpec(
-        tuple(numbered), tuple(number[label] for label in output), tuple(all_sizes), tuple(known)
-    )
+    return ContractionSpec(tuple(numbered), tuple(number[label] for label in output), tuple(all_sizes), tuple(known))
 
 
 def _sizes_of_labels(
@@ -139,9 +137,7 @@ def _sizes_of_labels(
 def _check_output(output: Sequence[str], sizes: dict[str, int]) -> None:
     for label in output:
         if label not in sizes:
-            raise IndexLabelError(
-                f"output index {label!r} appears in no operand; known are {_show(list(sizes))}."
-            )
+            raise IndexLabelError(f"output index {label!r} appears in no operand; known are {_show(list(sizes))}.")
     repeated = sorted({label for label in output if list(output).count(label) > 1})
     if repeated:
         raise IndexLabelError(f"output index {repeated[0]!r} appears more than once; give it once.")
@@ -178,15 +174,12 @@ def parse_equation(equation: str, shapes: Sequence[Shape]) -> ContractionSpec:
     terms = left.split(",")
     if len(terms) != len(shapes):
         raise ShapeError(f"equation {equation!r} has {len(terms)} operands, but {len(shapes)} were given.")
-    n_ellipsis = [
-        _ellipsis_axes(term, shape, k) for k, (term, shape) in enumerate(zip(terms, shapes, strict=True))
-    ]
+    n_ellipsis = [_ellipsis_axes(term, shape, k) for k, (term, shape) in enumerate(zip(terms, shapes, strict=True))]
     widest = max((n for n in n_ellipsis if n is not None), default=0)
     # NumPy aligns broadcast axes at the right, so the label counts from there.
     ellipsis_labels = [f"...{k}" for k in range(widest, 0, -1)]
     inputs = [
-        _split_term(term, ellipsis_labels[widest - (n or 0) :])
-        for term, n in zip(terms, n_ellipsis, strict=True)
+        _split_term(term, ellipsis_labels[widest - (n or 0) :]) for term, n in zip(terms, n_ellipsis, strict=True)
     ]
     if arrow:
         if "..." in right and all(n is None for n in n_ellipsis):

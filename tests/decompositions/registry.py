@@ -1,0 +1,60 @@
+"""Every decomposition, one line each: the contract suite runs over this table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tnet
+from tnet.options import Stopping
+from tnet.results import Decomposition
+
+_FEW = Stopping(max_iter=60, change=1e-9)
+
+
+class Entry(NamedTuple):
+    """How the suite calls a decomposition.
+
+    ``call(x, rank)`` and, where there is one, ``at(x, rtol)``; ``shape`` is of the test tensors, ``rank`` a
+    rank below all limits; ``dense(tensor)`` is comparable with ``x``; ``warns`` if a fit may not converge.
+    """
+
+    name: str
+    call: Callable[[Any, Any], Decomposition[Any]]
+    at: Callable[[Any, float], Decomposition[Any]] | None
+    shape: tuple[int, ...]
+    rank: int
+    clips: bool
+    n_ranks: int | None
+
+
+def _mpo(x: Any, rank: Any = None, rtol: float | None = None, **weights: Any) -> Decomposition[Any]:
+    return tnet.mpo(x, (2, 3), (4, 3), rank, rtol=rtol, **weights)
+
+
+def _weighted(x: Any, rank: Any) -> Decomposition[Any]:
+    return tnet.mpo(x, (2, 3), (4, 3), rank, weight=_eye(x, 1), row_weight=_eye(x, 0))
+
+
+def _eye(x: Any, axis: int) -> Any:
+    """Return an identity in the library and dtype of ``x``: the weighted norm is then the plain one."""
+    from tnet.arrays import as_array, from_numpy_like
+
+    array = as_array(x)
+    return from_numpy_like(np.eye(array.shape[axis] if array.ndim == 2 else 1), array)
+
+
+REGISTRY = [
+    Entry("cp", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
+    Entry("cp4", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (3, 4, 2, 3), 2, False, None),
+    Entry("tucker", tnet.tucker, lambda x, e: tnet.tucker(x, rtol=e), (4, 5, 6), 2, True, 3),
+    Entry("tt", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (4, 5, 3, 6), 2, True, 3),
+    Entry("tt left", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (6, 5, 3, 4), 2, True, 3),
+    Entry("tt gram", lambda x, r: tnet.tt(x, r, method="gram"), None, (4, 5, 6), 2, True, 2),
+    Entry("tt tsqr", lambda x, r: tnet.tt(x, r, method="tsqr"), None, (4, 5, 6), 2, True, 2),
+    Entry("tt svd", lambda x, r: tnet.tt(x, r, method="svd"), None, (6, 5, 4), 2, True, 2),
+    Entry("mpo", _mpo, lambda x, e: _mpo(x, rtol=e), (6, 12), 3, True, 1),
+    Entry("mpo weighted", _weighted, None, (6, 12), 3, True, 1),
+]
