@@ -91,6 +91,15 @@ def _unfoldings(kind, t):
     return [x.reshape(math.prod(sizes[:k]), -1) for k in range(1, len(sizes))]
 
 
+@pytest.mark.parametrize(("kind", "shape", "rank"), [("tucker", (9, 9, 9), 9), ("tensor_train", (5,) * 4, 25)])
+def test_the_budget_is_spent_and_not_exceeded(kind, shape, rank):
+    """With a flat spectrum every step can spend what it is given."""
+    t = random_format(kind, np.random.default_rng(0), shape=shape, rank=rank)
+    spent = [error(round(t, rtol=rtol), t) / rtol for rtol in (0.3, 0.4, 0.5, 0.6, 0.7)]
+    assert 0.9 < max(spent) <= 1.0
+    assert min(spent) > 0.5
+
+
 def test_redundant_ranks_vanish(kind, convert):
     t = random_format(kind, np.random.default_rng(0), convert, (4, 3, 4), 2)
     doubled = add(t, t)

@@ -76,6 +76,12 @@ def test_norm_commutes_with_powers_of_two(kind, convert, power):
         assert float(norm(scaled)) == float(expected)
 
 
+def test_norm_of_cp_whose_parts_multiply_beyond_the_range():
+    """Each part is in range and so is the norm; the product of the squared factors is not."""
+    t = CPTensor(np.array([2.0**-240]), (np.array([[2.0**200]]),) * 4)
+    assert float(norm(t)) == 2.0**560
+
+
 def test_norm_of_zero_and_of_empty(kind, convert):
     a = draw(kind, np.random.default_rng(0), convert)
     assert float(norm(scale(a, 0.0))) == 0.0

@@ -77,6 +77,17 @@ def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None =
     .. [1] I. V. Oseledets, "Tensor-train decomposition", SIAM J. Sci. Comput. 33 (2011), Alg. 2.
     .. [2] N. Vannieuwenhoven, R. Vandebril, K. Meerbergen, "A new truncation strategy for the
        higher-order singular value decomposition", SIAM J. Sci. Comput. 34 (2012).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tnet.algebra import add, round
+    >>> from tnet.formats import TensorTrain
+    >>> t = TensorTrain((np.ones((1, 4, 1)), np.ones((1, 4, 1)), np.ones((1, 4, 1))))
+    >>> add(t, t).rank
+    (2, 2)
+    >>> round(add(t, t), rtol=1e-10).rank
+    (1, 1)
     """
     check_rank_or_rtol(rank, rtol)
     if isinstance(t, CPTensor):

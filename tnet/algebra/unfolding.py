@@ -28,6 +28,13 @@ def unfold(x: Array, mode: int) -> Array:
     array, shape (n_k, product of the others)
         Columns run in C order over the remaining modes, ascending (the last fastest). Kolda and
         Bader let the first run fastest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> unfold(np.arange(8).reshape(2, 2, 2), 1)
+    array([[0, 1, 4, 5],
+           [2, 3, 6, 7]])
     """
     x = as_array(x)
     mode = check_mode(mode, x.ndim)

@@ -118,6 +118,14 @@ def balanced_scale(x: Array, name: str = "x") -> Scaled:
     -----
     A power of two only moves exponents, so that an algorithm without absolute thresholds obeys
     ``f(2**k * x) == 2**k * f(x)`` bit for bit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([3e200, 4e200])
+    >>> y, exponent, squared_norm = balanced_scale(x)
+    >>> bool(np.all(np.ldexp(y, exponent) == x)), bool(0.1 < squared_norm < 10)
+    (True, True)
     """
     norm2 = squared_norm(x, name)
     safe = _SAFE_EXPONENT.get(dtype_name(x), 56)

@@ -33,6 +33,14 @@ class TensorNetwork(TensorFormat):
         If the counts of tensors, axes and names do not fit.
     IndexLabelError
         If a name is no string, carries two sizes, or is in ``output`` twice or without a tensor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> a = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> trace_of_square = TensorNetwork((a, a), (("i", "j"), ("j", "i")), ())
+    >>> float(trace_of_square.to_dense())
+    29.0
     """
 
     tensors: tuple[Array, ...]

@@ -27,6 +27,14 @@ class TensorTrain(TensorFormat):
     ------
     ShapeError
         If neighbouring bonds differ, or a boundary bond is not 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> TensorTrain((np.ones((1, 4, 2)), np.ones((2, 5, 3)), np.ones((3, 6, 1))))
+    TensorTrain: shape (4, 5, 6), rank (2, 3), float64 on cpu
+      parameters  56 of 120 (2.14x smaller)
+      cores       (1, 4, 2), (2, 5, 3), (3, 6, 1)
     """
 
     cores: tuple[Array, ...]
