@@ -78,7 +78,5 @@ def check_rank_or_rtol(rank: object, rtol: float | None) -> None:
     if (rank is None) == (rtol is None):
         given = "neither" if rank is None else "both"
         raise RankError(f"rank= and rtol=: {given} given; give exactly one of them.")
-    if rtol is not None and not (
-        isinstance(rtol, (int, float)) and not isinstance(rtol, bool) and 0 <= rtol < 1
-    ):
+    if rtol is not None and not (isinstance(rtol, (int, float)) and not isinstance(rtol, bool) and 0 <= rtol < 1):
         raise InputError(f"rtol={rtol!r}: give a relative Frobenius error in [0, 1), for example rtol=1e-3.")

@@ -29,6 +29,7 @@ from tnet.compression.whitening import (
     kronecker_loss,
     shrunk,
     spectrum,
+    whitened,
 )
 from tnet.errors import InputError
 
@@ -187,13 +188,14 @@ def build_sites(
     sites: list[Site] = []
     for group in problem.groups:
         metric = metric_of(problem, moments, group, group, shrinkage)
+        blocks = whitened([problem.weights[name] for name in group], metric)
         separate = []
         for index, name in enumerate(group):
             alone = Metric(metric.column, (metric.rows[index],), metric.mean)
-            separate.append(_menu(problem, name, alone, allowed, kinds == "auto", verdicts))
+            separate.append(_menu(problem, name, alone, blocks[index], allowed, kinds == "auto", verdicts))
         joint = None
         if "shared" in allowed and len(group) > 1:
-            values = spectrum([problem.weights[name] for name in group], metric)
+            values = spectrum(blocks)
             members = [problem.targets[name] for name in group]
             joint = shared_menu(members, values.cpu().numpy(), problem.itemsize)
         sites.append(Site(tuple(separate), joint))
@@ -217,6 +219,7 @@ def _menu(
     problem: Problem,
     name: str,
     metric: Metric,
+    block: torch.Tensor,
     allowed: tuple[str, ...],
     probe: bool,
     verdicts: dict[tuple[int, ...], bool],
@@ -228,7 +231,7 @@ def _menu(
         parts.append(dense_menu(target, problem.itemsize))
     low_rank: Menu | None = None
     if "interpolative" in allowed:
-        values = spectrum([problem.weights[name]], metric).cpu().numpy()
+        values = spectrum([block]).cpu().numpy()
         low_rank = interpolative_menu(target, values, problem.itemsize)
         parts.append(low_rank)
     if "mpo" in allowed:

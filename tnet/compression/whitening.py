@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Metric", "Shrinkage", "factorise", "kronecker_loss", "shrunk", "spectrum"]
+__all__ = ["Metric", "Shrinkage", "factorise", "kronecker_loss", "shrunk", "spectrum", "whitened"]
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def cholesky(matrix: torch.Tensor) -> torch.Tensor:
     raise AssertionError("a matrix shifted by its own trace is positive definite")  # pragma: no cover
 
 
-def _whitened(weights: Sequence[torch.Tensor], metric: Metric) -> torch.Tensor:
-    """Return ``S``, the stacked ``L_f^T W L_c``."""
-    blocks = []
-    for weight, row in zip(weights, metric.rows, strict=True):
-        block = weight.to(torch.float64) @ metric.column
-        blocks.append(block if row is None else row.T @ block)
-    return torch.cat(blocks)
+def whitened(weights: Sequence[torch.Tensor], metric: Metric) -> tuple[torch.Tensor, ...]:
+    """Return ``L_f^T W L_c`` of each member, ``(m_i, n)`` in float64.
+
+    Cost: ``m_i n (m_i + n)`` multiply-adds.
+    """
+    blocks = (weight.to(torch.float64) @ metric.column for weight in weights)
+    return tuple(block if row is None else row.T @ block for block, row in zip(blocks, metric.rows, strict=True))
 
 
 def _eigh_descending(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,14 +92,13 @@ def _eigh_descending(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values.flip(0).clamp_min(0.0), vectors.flip(1)
 
 
-def spectrum(weights: Sequence[torch.Tensor], metric: Metric) -> torch.Tensor:
-    """Squared singular values of ``S``, descending: the loss at rank r is half the sum of those from r on.
+def spectrum(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Squared singular values of the stacked blocks, descending: the loss at rank r is half the sum from r on.
 
     Parameters
     ----------
-    weights : sequence of tensor
-        ``(m_i, n)``; more than one are stacked, to share the right factor.
-    metric : Metric
+    blocks : sequence of tensor
+        As :func:`whitened` returns them; more than one share the right factor.
 
     Returns
     -------
@@ -108,11 +107,10 @@ def spectrum(weights: Sequence[torch.Tensor], metric: Metric) -> torch.Tensor:
 
     Notes
     -----
-    From the Gram matrix of the short side: ``m n (m + n)`` multiply-adds to whiten and
-    ``O(min(m, n)^3)``; relative accuracy of the small values is the square root of the unit roundoff,
-    far below the statistical error of the moments.
+    From the Gram matrix of the short side: ``O(m n min(m, n))``; the relative accuracy of the small values is
+    the square root of the unit roundoff, far below the statistical error of the moments.
     """
-    s = _whitened(weights, metric)
+    s = torch.cat(tuple(blocks))
     gram = s.T @ s if s.shape[0] >= s.shape[1] else s @ s.T
     return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0.0)
 
@@ -128,7 +126,7 @@ def factorise(
     A single wide matrix goes through its left singular vectors ``U`` instead:
     ``left = L_f^-T U`` and ``right = U^T L_f^T W``, where ``L_c`` drops out.
     """
-    s = _whitened(weights, metric)
+    s = torch.cat(whitened(weights, metric))
     row = metric.rows[0]
     if len(weights) == 1 and s.shape[0] < s.shape[1]:
         weight = weights[0].to(torch.float64)
