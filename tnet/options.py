@@ -1,5 +1,8 @@
 """Options shared by several functions."""
 
+# Checks at the door are for callers without a type checker.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import math
