@@ -81,14 +81,17 @@ def test_a_plan_writes_nothing(arguments: list[str], tmp_path: Path, runner: Cli
 
 
 def test_a_missed_gate_writes_nothing_and_exits_with_3(
-    arguments: list[str], tmp_path: Path, runner: CliRunner
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner
 ) -> None:
-    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "0", "--json"])
+    from tnet.compression import CompressionResult
+
+    monkeypatch.setattr(CompressionResult, "increase", property(lambda _: 0.5))
+    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "49%", "--json"])
     assert done.exit_code == 3, done.output
     assert "quality gate" in done.stderr
     assert json.loads(done.stdout)["out"] is None
     assert not (tmp_path / "out").exists()
-    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "900%"])
+    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "0.5"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "config.json").exists()
 
