@@ -31,6 +31,7 @@ extensions = [
     "myst_parser",
     "mathml",
     "front_door",
+    "command_line",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_ext", "_templates", "inventories", "tutorials", "**/sg_execution_times.rst"]
