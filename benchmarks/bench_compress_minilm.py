@@ -11,7 +11,6 @@ import copy
 import importlib.util
 import random
 import re
-import time
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -52,7 +51,6 @@ def main() -> None:
     rows = []
     for ratio in RATIOS:
         for method in METHODS:
-            start = time.perf_counter()
             copied = copy.deepcopy(model)
             options = {"ratio": ratio, "tokenizer": tokenizer, "batch_size": 16, "progress": False, **data}
             if method == "tnet":
@@ -68,7 +66,6 @@ def main() -> None:
                     "cosine": result.after.cosine,
                     "least": result.after.cosine_min,
                     "Spearman": result.after.spearman,
-                    "seconds": time.perf_counter() - start,
                 }
             )
             print(record.table(rows[-1:]), flush=True)

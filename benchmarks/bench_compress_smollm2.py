@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import time
 
 import record
 
@@ -38,7 +37,6 @@ def main() -> None:
     for ratio in arguments.ratios:
         excess = {}
         for method in METHODS:
-            start = time.perf_counter()
             copied = copy.deepcopy(model)
             if method == "tnet":
                 result = compress(copied, ratio=ratio, progress=False, **data)
@@ -54,7 +52,6 @@ def main() -> None:
                 "KL": result.after.kl,
                 "top-1": result.after.top1_agreement,
                 "excess": excess[method] / excess["whitened"] if "whitened" in excess else float("nan"),
-                "seconds": time.perf_counter() - start,
             }
             rows.append(row)
             print(record.table([row]), flush=True)

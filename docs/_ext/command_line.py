@@ -22,7 +22,17 @@ class CommandLine(SphinxDirective):
         for name, command in group.commands.items():
             call = [parameter.name for parameter in command.params if parameter.param_type_name == "argument"]
             usage = " ".join(["tnet", name, *(str(argument).upper() for argument in call), "[OPTIONS]"])
-            lines += [f"tnet {name}", "-" * (len(name) + 5), "", *command.help.splitlines(), "", "::", "", f"   {usage}", ""]
+            lines += [
+                f"tnet {name}",
+                "-" * (len(name) + 5),
+                "",
+                *command.help.splitlines(),
+                "",
+                "::",
+                "",
+                f"   {usage}",
+                "",
+            ]
             for parameter in command.params:
                 lines += [_title(parameter), f"   {_text(parameter)}", ""]
         section = nodes.section()

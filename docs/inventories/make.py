@@ -17,6 +17,10 @@ INVENTORIES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "3",
         {
             "concurrent.futures.Executor": ("py:class", "library/concurrent.futures.html#$"),
+            "concurrent.futures._base.Executor": (
+                "py:class",
+                "library/concurrent.futures.html#concurrent.futures.Executor",
+            ),
             "KeyboardInterrupt": ("py:exception", "library/exceptions.html#$"),
             "logging": ("py:module", "library/logging.html#module-$"),
             "pickle": ("py:module", "library/pickle.html#module-$"),
@@ -47,7 +51,10 @@ INVENTORIES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "torch.Generator": ("py:class", "generated/$.html#$"),
             "torch.nn.Linear": ("py:class", "generated/$.html#$"),
             "torch.nn.Module": ("py:class", "generated/$.html#$"),
-            "torch.nn.Parameter": ("py:class", "generated/torch.nn.parameter.Parameter.html#torch.nn.parameter.Parameter"),
+            "torch.nn.Parameter": (
+                "py:class",
+                "generated/torch.nn.parameter.Parameter.html#torch.nn.parameter.Parameter",
+            ),
         },
     ),
 }
@@ -57,9 +64,7 @@ def inventory(project: str, version: str, names: dict[str, tuple[str, str]]) -> 
     """Return an inventory of Sphinx's version 2."""
     head = f"# Sphinx inventory version 2\n# Project: {project}\n# Version: {version}\n"
     head += "# The remainder of this file is compressed using zlib.\n"
-    lines = [
-        f"{name} {kind} 1 {address.replace('$', name)} -\n" for name, (kind, address) in sorted(names.items())
-    ]
+    lines = [f"{name} {kind} 1 {address.replace('$', name)} -\n" for name, (kind, address) in sorted(names.items())]
     return head.encode() + zlib.compress("".join(lines).encode(), 9)
 
 

@@ -70,7 +70,9 @@ for limit, plan in zip(limits, plans, strict=True):
     value = plan(*network.tensors)
     seconds.append(time.perf_counter() - start)
     assert abs(value / z - 1) < 1e-10
-    print(f"limit {limit:9,d}  peak {plan.peak_bytes:9,d}  slices {plan.n_slices:4d}  work x {plan.macs / free.macs:.2f}")
+    print(
+        f"limit {limit:9,d}  peak {plan.peak_bytes:9,d}  slices {plan.n_slices:4d}  work x {plan.macs / free.macs:.2f}"
+    )
 
 # %%
 # A limit that even the inputs exceed is refused before any work is done, and the message says what would do.
@@ -90,7 +92,11 @@ axes.plot(mebi, mebi, color="black", linewidth=0.8, linestyle=":", label="the li
 axes.plot(mebi, [plan.peak_bytes / 2**20 for plan in plans], marker="o", label="peak of the plan")
 for x, plan in zip(mebi, plans, strict=True):
     axes.annotate(
-        f"{plan.macs / free.macs:.1f}x", (x, plan.peak_bytes / 2**20), (0, -15), textcoords="offset points", ha="center"
+        f"{plan.macs / free.macs:.1f}x",
+        (x, plan.peak_bytes / 2**20),
+        (0, -15),
+        textcoords="offset points",
+        ha="center",
     )
 axes.set(
     xscale="log", yscale="log", xlabel="memory limit (MiB)", ylabel="peak (MiB)",

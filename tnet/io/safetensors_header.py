@@ -120,7 +120,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         No such file, or a folder.
     FormatError
         The header is longer than 16 MiB or than the file, is no strict JSON (see
-        :func:`tnet.io.strict_json.parse_json`), has an unknown dtype or field, a shape that does not fit
+        ``strict_json.parse_json``), has an unknown dtype or field, a shape that does not fit
         its bytes, or tensors that overlap or do not cover the payload exactly.
 
     Notes
