@@ -16,7 +16,7 @@ from tnet.compression.candidates import (
     shared_menu,
 )
 from tnet.compression.fitting import Fitted
-from tnet.compression.mpo_candidates import balanced_factors, bonds_for, chain_macs, mpo_entries, mpo_rivals
+from tnet.compression.mpo_candidates import balanced_factors, bonds_for, mpo_entries, mpo_rivals
 from tnet.compression.targets import Target
 from tnet.compression.whitening import Metric, spectrum, whitened
 from tnet.decompositions import mpo
@@ -153,11 +153,6 @@ def test_bonds_fit_the_budget_and_one_more_would_not(rows, columns, share):
     assert elements(bonds) <= budget or bonds == (1, 1)
     if bonds != limits:
         assert elements([min(max(bonds) + 1, limit) for limit in limits]) > budget
-
-
-def test_multiply_adds_of_a_chain_by_hand():
-    # (2x3) (4x5) (1x7) with bonds 2, 3: 105 columns -> 2 rows x 35 -> 8 rows x 7 -> 8 rows.
-    assert chain_macs((2, 4, 1), (3, 5, 7), (2, 3)) == 35 * 3 * 2 * 2 + 2 * 7 * 2 * 5 * 4 * 3 + 8 * 3 * 7
 
 
 def test_an_mpo_rivals_low_rank_for_a_kronecker_product_and_not_for_a_low_rank_matrix():

@@ -15,7 +15,7 @@ from tnet.compression.catalogue import Problem, metric_of
 from tnet.compression.fitting import contiguous
 from tnet.compression.job import Job, moments_of, prepare
 from tnet.compression.moments import Moments
-from tnet.compression.mpo_candidates import balanced_factors, bonds_for, chain_macs
+from tnet.compression.mpo_candidates import balanced_factors, bonds_for
 from tnet.compression.pipeline import finish
 from tnet.compression.result import CompressionResult
 from tnet.compression.settings import Settings
@@ -111,7 +111,7 @@ def _replace(
         ranks = bonds_for(rows, columns, int(ratio * m * n))
         tensor = mpo(weight, rows, columns, ranks).tensor
         module: FactorisedLinear = MPOLinear.from_tensor(tensor, None if bias is None else bias.to(torch.float64))
-        n_params, macs = tensor.n_params, chain_macs(rows, columns, ranks)
+        n_params, macs = tensor.n_params, module.macs
     else:
         ranks = (max(1, int(ratio * m * n / (m + n))),)
         left, right = _factors(problem, group, name, weight, ranks[0], moments)

@@ -13,9 +13,10 @@ from tnet.compression.whitening import Metric, kronecker_loss
 from tnet.decompositions import mpo
 from tnet.errors import ConvergenceWarning
 from tnet.formats import MatrixProductOperator
+from tnet.nn import MPOLinear
 from tnet.options import Stopping
 
-__all__ = ["balanced_factors", "bonds_for", "chain_macs", "fit_mpo", "mpo_entries", "mpo_rivals"]
+__all__ = ["balanced_factors", "bonds_for", "fit_mpo", "mpo_entries", "mpo_rivals"]
 
 #: Shares of the dense elements at which MPOs are fitted, the probe's first.
 _SHARES = (0.5, 0.75)
@@ -26,24 +27,12 @@ _WORTHWHILE = 2.0
 
 
 def balanced_factors(n: int, count: int) -> tuple[int, ...]:
-    """Return ``count`` factors of n, ascending, as equal as its prime factors allow.
-
-    Greedy: prime factors from the largest down, each to the smallest product so far.
-    """
-    products = [1] * count
-    for prime in sorted(_primes(n), reverse=True):
-        products[products.index(min(products))] *= prime
-    return tuple(sorted(products))
-
-
-def _primes(n: int) -> list[int]:
-    found, p = [], 2
-    while p * p <= n:
-        while n % p == 0:
-            found.append(p)
-            n //= p
-        p += 1
-    return found + ([n] if n > 1 else [])
+    """Return ``count`` factors with product n and the least sum, ascending."""
+    if count == 1:
+        return (n,)
+    divisors = [d for d in range(1, n + 1) if n % d == 0]
+    candidates = (tuple(sorted((d, *balanced_factors(n // d, count - 1)))) for d in divisors)
+    return min(candidates, key=lambda factors: (sum(factors), factors))
 
 
 def bonds_for(rows: Sequence[int], columns: Sequence[int], n_params: int) -> tuple[int, ...]:
@@ -91,20 +80,10 @@ def mpo_entries(
         bonds = bonds_for(rows, columns, int(share * m * n))
         tensor = fit_mpo(weight, metric, bonds)
         loss = kronecker_loss(weight - tensor.to_dense(), metric.rows[0], metric.column)
-        entries.append((bonds, tensor.n_params, chain_macs(rows, columns, bonds), loss))
+        entries.append(
+            (bonds, tensor.n_params, MPOLinear(rows, columns, bonds, bias=False, device="meta").macs, loss)
+        )
     return entries
-
-
-def chain_macs(rows: Sequence[int], columns: Sequence[int], bonds: Sequence[int]) -> int:
-    """Multiply-adds of one vector through the chain, contracted from the first core on."""
-    total, done, left = 0, 1, math.prod(columns)
-    for k, (m, n) in enumerate(zip(rows, columns, strict=True)):
-        before = 1 if k == 0 else bonds[k - 1]
-        after = 1 if k == len(rows) - 1 else bonds[k]
-        left //= n
-        total += done * left * before * n * m * after
-        done *= m
-    return total
 
 
 def mpo_rivals(weight: torch.Tensor, metric: Metric, n_params: np.ndarray, loss: np.ndarray) -> bool:

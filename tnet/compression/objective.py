@@ -148,7 +148,7 @@ def objective_of(model: Any) -> CausalObjective | EncoderObjective:
         )
     if model.can_generate():
         return CausalObjective()
-    if model.get_output_embeddings() is not None or hasattr(model, "classifier"):
+    if model.base_model is not model:
         raise InputError(
             f"{type(model).__name__} has a task head; compress takes causal language models "
             "and plain encoders. Load the encoder with AutoModel."
