@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tutorials' numbers do not d
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import tnet  # noqa: E402
+import tnet
 
 project = "tnet"
 author = "The tnet authors"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import tnet
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+
+import tnet
 
 
 def _resolve(

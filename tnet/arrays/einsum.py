@@ -113,7 +113,22 @@ def contract_pair(xp: Namespace, a: Array, a_labels: Labels, b: Array, b_labels:
 
 
 def reduce_single(xp: Namespace, a: Array, labels: Labels, output: Labels) -> Array:
-    """Take diagonals of repeated labels, sum over labels not in ``output``, put axes in its order."""
+    """Take diagonals of repeated labels, sum over labels not in ``output``, put axes in its order.
+
+    Parameters
+    ----------
+    xp : namespace
+    a : array
+    labels : tuple of hashable
+        One for each axis of ``a``.
+    output : tuple of hashable
+        Labels of the result, each once.
+
+    Returns
+    -------
+    array
+        One axis for each label of ``output``; possibly a view of ``a``.
+    """
     a, labels = _kept_axes(xp, a, labels, set(output))
     return _transposed(xp, a, labels, output)
 

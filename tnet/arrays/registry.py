@@ -29,6 +29,11 @@ def register(name: str, library: str = _ANY, device: str = _ANY) -> Callable[[Ke
         "numpy", "torch", "cupy" ...; "*" for all.
     device : str
         "cpu", "cuda" ...; "*" for all.
+
+    Returns
+    -------
+    callable
+        A decorator that registers a function and returns it unchanged.
     """
 
     def keep(function: Kernel) -> Kernel:

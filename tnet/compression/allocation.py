@@ -33,7 +33,20 @@ _WINDOW = 9
 
 @dataclass(frozen=True)
 class Choice:
-    """One entry of a menu."""
+    """One entry of a menu.
+
+    Parameters
+    ----------
+    members : tuple of str
+        The layers that it decides.
+    kind : {"dense", "interpolative", "shared", "mpo", "low_rank"}
+    ranks : tuple of int
+        Rank, or bonds of the MPO; empty for dense.
+    n_params, n_bytes, macs : int
+        Elements stored, bytes stored, multiply-adds a token.
+    loss : float
+        Predicted damage, in the unit of the objective.
+    """
 
     members: tuple[str, ...]
     kind: str
