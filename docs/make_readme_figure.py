@@ -1,8 +1,8 @@
 """Draw the picture of README.md and of the front page: quality against kept parameters.
 
-``python docs/make_readme_figure.py [results.json]`` draws a results file of benchmarks/bench_compress_smollm2.py or
-bench_compress_minilm.py; without an argument the newest of the former, or else a run of a minute on the encoder of the
-tutorial.
+``python docs/make_readme_figure.py [results.json]`` draws a results file of bench_compress_smollm2 or
+bench_compress_minilm; without an argument the newest of the former, or else a run of a minute on the encoder of
+the tutorial.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ def translate(tex: str, *, block: bool) -> str:
     """Return one formula as a ``<math>`` element; raises MathError."""
     for there, here in _SPELLINGS.items():
         tex = re.sub(re.escape(there) + r"(?![A-Za-z])", lambda _, here=here: here, tex)
+    # TeX reads one digit without braces, docutils a whole number.
+    tex = re.sub(r"(\\[td]?frac)(\d)(\d)", r"\1{\2}{\3}", tex)
     return tex2mathml(tex, as_block=block)
 
 
