@@ -20,7 +20,7 @@ from tnet.compression.pipeline import finish
 from tnet.compression.result import CompressionResult
 from tnet.compression.settings import Settings
 from tnet.compression.surgery import install
-from tnet.compression.whitening import Shrinkage, factorise
+from tnet.compression.whitening import Metric, Shrinkage, factorise
 from tnet.decompositions import mpo
 from tnet.errors import InputError
 from tnet.nn import FactorisedLinear, LowRankLinear, MPOLinear
@@ -128,9 +128,9 @@ def _factors(
     problem: Problem, group: tuple[str, ...], name: str, weight: torch.Tensor, rank: int, moments: Moments | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if moments is None:
-        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
-        root = s[:rank].sqrt()
-        return u[:, :rank] * root, root[:, None] * vh[:rank]
-    metric = metric_of(problem, moments, group, (name,), _SVD_LLM)
+        n = weight.shape[1]
+        metric = Metric(torch.eye(n).to(weight), (None,), torch.zeros(n).to(weight))
+    else:
+        metric = metric_of(problem, moments, group, (name,), _SVD_LLM)
     (left,), right = factorise([weight], metric, rank)
     return left, right

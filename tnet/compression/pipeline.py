@@ -15,7 +15,7 @@ from tnet.compression.catalogue import build_sites, choose_shrinkage, probe_grou
 from tnet.compression.fitting import Fitted, contiguous, fit, merge, ridge_target
 from tnet.compression.job import Job, moments_of, prepare
 from tnet.compression.moments import Moments
-from tnet.compression.quality import Judge, mean_damage, measure
+from tnet.compression.quality import CausalQuality, Judge, Quality, mean_damage, measure
 from tnet.compression.result import CompressionResult, checkpoint_bytes
 from tnet.compression.settings import Settings
 from tnet.compression.surgery import install
@@ -251,7 +251,7 @@ def finish(
                 model, job.original, job.objective, job.evaluation,
                 batch_size=settings.batch_size, on_sequences=advance,
             )  # fmt: skip
-            held_out, seen = _generalisation(job)
+            held_out, seen = _generalisation(job, after)
     except BaseException:
         for tensor, values in unrounded:
             tensor.data = values
@@ -404,12 +404,11 @@ def _round_weights(model: nn.Module, dtype: torch.dtype) -> list[tuple[torch.Ten
     return unrounded
 
 
-def _generalisation(job: Job) -> tuple[float, float]:
-    """Damage on the held-out evaluation data and on as much of the calibration data."""
-    n = min(_JUDGED, len(job.evaluation), len(job.statistics))
-    arguments = {"batch_size": job.settings.batch_size}
-    held_out = mean_damage(job.model, job.original, job.objective, job.evaluation[:n], **arguments)
-    seen = mean_damage(job.model, job.original, job.objective, job.statistics[:n], **arguments)
+def _generalisation(job: Job, after: Quality) -> tuple[float, float]:
+    """Damage on the held-out evaluation data, as measured, and on a little of the calibration data."""
+    held_out = after.kl if isinstance(after, CausalQuality) else 1.0 - after.cosine
+    sequences = job.statistics[:_JUDGED]
+    seen = mean_damage(job.model, job.original, job.objective, sequences, batch_size=job.settings.batch_size)
     if held_out > _GENERALISATION * seen and held_out > 1e-3:
         warnings.warn(
             f"the damage on held-out text is {held_out:.3g}, {held_out / max(seen, 1e-12):.1f} times that on the "

@@ -54,7 +54,7 @@ class CompressionResult:
     predicted_loss : float
         Sum of the quadratic losses of the first allocation: nats a token, or 1 - cosine.
     calibration_loss, held_out_loss : float
-        Measured divergence on calibration text and on held-out text of equal length.
+        Measured divergence on a little of the calibration text, and on the held-out text.
     validation_losses : dict of str to float
         Mean divergence on the validation part of the calibration data after each step of the refinement.
     shrinkage : Shrinkage or None
