@@ -268,7 +268,7 @@ def _show(comparison: Comparison, file_sizes: dict[str, int]) -> None:
             name,
             f"{n_params:,}",
             f"{n_bytes / 1e6:.1f}",
-            f"{measured.perplexity:.2f}",
+            f"{measured.perplexity:,.5g}",
             f"{measured.kl:.4f}",
             f"{measured.top1_agreement:.1%}",
             f"{speed:.0f}",

@@ -79,7 +79,8 @@ def sensitivity(result: CompressionResult, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("transformer block")
     ax.set_ylabel("predicted loss")
     ax.spines[["top", "right"]].set_visible(False)
-    legend = ax.legend(frameon=False, fontsize="small", ncols=2)
+    ax.set_ylim(0, 1.3 * max(float(base.max()), 1e-12))
+    legend = ax.legend(frameon=False, fontsize="small", ncols=4, loc="upper left")
     literal(legend.get_texts())
     ax.set_title("Where the compression costs quality")
     return ax
@@ -124,7 +125,7 @@ def quality(
         note = ax.annotate(
             f"{plain_text(name)}  {y:.3g}",
             (x, y),
-            xytext=(9, 0),
+            xytext=(9, 7),
             textcoords="offset points",
             va="center",
             color=colour,
@@ -139,7 +140,11 @@ def quality(
     values = [y for _, y in points.values()]
     if quantity == "perplexity" and max(values) > 5 * original:
         ax.set_yscale("log")
-    ax.margins(x=0.45, y=0.2)
+    sizes = [x for x, _ in points.values()]
+    # Budgets that are equal but for rounding should look equal.
+    reach = max(max(sizes) - min(sizes), 0.1 * max(sizes))
+    ax.set_xlim(min(sizes) - 0.3 * reach, max(sizes) + 0.7 * reach)
+    ax.margins(y=0.2)
     ax.set_xlabel("parameters kept in the target layers (%)" if against == "parameters" else "checkpoint (MB)")
     ax.set_ylabel(
         {"perplexity": "held-out perplexity", "kl": "KL from the original (nats a token)"}.get(quantity, quantity)

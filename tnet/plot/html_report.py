@@ -36,11 +36,12 @@ p { max-width: 46rem; }
 .dim { color: var(--dim); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .38rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: .38rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--dim); font-weight: 600; font-size: .85rem; }
 th:first-child, td:first-child { text-align: left; }
 tr.mark { background: var(--mark); font-weight: 600; }
 figure { margin: 1.2rem 0; }
+figure.narrow { max-width: 40rem; }
 figure svg { width: 100%; height: auto; color: var(--ink); }
 pre { white-space: pre-wrap; border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; }
 summary { cursor: pointer; }
@@ -182,7 +183,11 @@ def _comparison(
 def _measures(result: CompressionResult) -> tuple[tuple[str, str, str], ...]:
     """Attribute, heading and format of what was measured."""
     if hasattr(result.after, "perplexity"):
-        return (("perplexity", "perplexity", "{:.2f}"), ("kl", "KL", "{:.4f}"), ("top1_agreement", "top-1", "{:.1%}"))
+        return (
+            ("perplexity", "perplexity", "{:,.5g}"),
+            ("kl", "KL", "{:.4f}"),
+            ("top1_agreement", "top-1", "{:.1%}"),
+        )
     return (("cosine", "cosine", "{:.4f}"), ("cosine_min", "least", "{:.4f}"), ("spearman", "Spearman", "{:.4f}"))
 
 
@@ -260,4 +265,5 @@ def _figure(name: str, size: tuple[float, float], draw: Callable[[Axes], Axes]) 
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     # Groups carry names that every figure repeats; what is referred to has a hash for a name, salted by the figure's.
     svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
-    return f"<figure>{svg.replace(_INK, 'currentColor')}</figure>"
+    frame = '<figure class="narrow">' if size[0] < 8 else "<figure>"
+    return f"{frame}{svg.replace(_INK, 'currentColor')}</figure>"
