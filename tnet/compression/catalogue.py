@@ -72,8 +72,7 @@ def metric_of(problem: Problem, moments: Moments, group: Group, members: Group, 
     """
     leader = group[0]
     device = problem.weights[leader].device
-    second = moments.inputs[leader].to(device, torch.float64) / moments.n_tokens
-    mean = moments.means[leader].to(device, torch.float64) / moments.n_tokens
+    second, mean = moments.second(leader).to(device), moments.mean(leader).to(device)
     if all(problem.targets[name].has_bias for name in members):
         centred = second - torch.outer(mean, mean)
     else:

@@ -134,9 +134,9 @@ def merge(first: Moments, second: Moments) -> None:
         second.inputs[name] += value
         second.cross[name] += value
         second.means[name] += first.means[name]
+        second.n_rows[name] += first.n_rows[name]
     for name, value in first.outputs.items():
         second.outputs[name] += value
-    second.n_tokens += first.n_tokens
     second.n_units += first.n_units
 
 

@@ -37,8 +37,11 @@ class Moments:
     cross : dict of str to tensor
         :math:`\sum_t x^{orig}_t x_t^T`, shape ``(n, n)``, by group: inputs of the original model against those of
         the compressed one; empty where both are one.
-    n_tokens, n_units : int
-        Tokens behind ``inputs``, and units (tokens or sentences) over which the loss is a mean.
+    n_rows : dict of str to tensor
+        Input vectors behind ``inputs``, by group: the tokens, times the calls of a layer that the model uses
+        repeatedly.
+    n_units : int
+        Units (tokens or sentences) over which the loss is a mean.
     n_done : int
         Sequences already seen: where an interrupted pass goes on.
     """
@@ -47,9 +50,17 @@ class Moments:
     means: dict[str, torch.Tensor] = field(default_factory=dict)
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
     cross: dict[str, torch.Tensor] = field(default_factory=dict)
-    n_tokens: int = 0
+    n_rows: dict[str, torch.Tensor] = field(default_factory=dict)
     n_units: int = 0
     n_done: int = 0
+
+    def second(self, leader: str) -> torch.Tensor:
+        """Return the second moment of a group's inputs, a mean over input vectors, in float64."""
+        return self.inputs[leader].to(torch.float64) / self.n_rows[leader]
+
+    def mean(self, leader: str) -> torch.Tensor:
+        """Return the mean input of a group, in float64."""
+        return self.means[leader].to(torch.float64) / self.n_rows[leader]
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Return tensors and metadata as a checkpoint stores them."""
@@ -57,14 +68,13 @@ class Moments:
         tensors |= {f"means/{k}": v for k, v in self.means.items()}
         tensors |= {f"outputs/{k}": v for k, v in self.outputs.items()}
         tensors |= {f"cross/{k}": v for k, v in self.cross.items()}
-        return tensors, {k: str(getattr(self, k)) for k in ("n_tokens", "n_units", "n_done")}
+        tensors |= {f"n_rows/{k}": v for k, v in self.n_rows.items()}
+        return tensors, {k: str(getattr(self, k)) for k in ("n_units", "n_done")}
 
     @classmethod
     def from_state(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Moments:
         """Rebuild from :meth:`state`."""
-        moments = cls(
-            n_tokens=int(metadata["n_tokens"]), n_units=int(metadata["n_units"]), n_done=int(metadata["n_done"])
-        )
+        moments = cls(n_units=int(metadata["n_units"]), n_done=int(metadata["n_done"]))
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             getattr(moments, kind)[name] = value
@@ -145,7 +155,8 @@ def collect(
     Raises
     ------
     InputError
-        If the model gives non-finite values on the calibration data.
+        If the model gives non-finite values on the calibration data, or a layer does not read one vector a
+        token or has no influence on what is to be kept.
 
     Notes
     -----
@@ -170,12 +181,27 @@ def collect(
                     f"the model gives non-finite values on calibration sequences {moments.n_done} to "
                     f"{moments.n_done + batch_size - 1}: check its weights for NaN, or load it in float32."
                 )
-            moments.n_tokens += int(batch["attention_mask"].sum())
             moments.n_units += objective.n_units(batch)
             moments.n_done += len(batch["input_ids"])
+            if moments.n_done == len(batch["input_ids"]):
+                _check_reached(targets, groups, moments, sensitivity)
             if on_batch is not None:
                 on_batch(moments)
     return moments
+
+
+def _check_reached(
+    targets: Sequence[Target], groups: Sequence[Sequence[str]], moments: Moments, sensitivity: Sensitivity
+) -> None:
+    """Raise if the first batch left a layer without moments."""
+    missing = {name for group in groups if group[0] not in moments.inputs for name in group}
+    if sensitivity == "fisher":
+        missing |= {target.name for target in targets if target.name not in moments.outputs}
+    if missing:
+        raise InputError(
+            f"{', '.join(sorted(missing))}: not used by the model's answer on the calibration data; "
+            "choose layers with targets= that leave these out."
+        )
 
 
 class _Sums:
@@ -186,21 +212,33 @@ class _Sums:
         self.leaders = leaders
         self.with_gradients = with_gradients
         self.mask = torch.empty(0)
-        self._original: dict[str, torch.Tensor] = {}
+        self._original: dict[str, list[torch.Tensor]] = {}
 
     def on_output(self, name: str, x: torch.Tensor, output: torch.Tensor) -> None:
         if name in self.leaders:
-            x = x.detach().flatten(0, -2)[self.mask].float()
+            x = self._tokens(name, x)
             _add(self.moments.inputs, name, x.T @ x)
             _add(self.moments.means, name, x.sum(0))
+            _add(self.moments.n_rows, name, torch.tensor(len(x), dtype=torch.float64, device=x.device))
             if name in self._original:
-                _add(self.moments.cross, name, self._original.pop(name).T @ x)
+                # Both models call their layers in the same order.
+                _add(self.moments.cross, name, self._original[name].pop(0).T @ x)
         if self.with_gradients:
             output.register_hook(lambda gradient: self._on_gradient(name, gradient))
 
     def on_original(self, name: str, x: torch.Tensor, output: torch.Tensor) -> None:
         if name in self.leaders:
-            self._original[name] = x.flatten(0, -2)[self.mask].float()
+            self._original.setdefault(name, []).append(self._tokens(name, x))
+
+    def _tokens(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Return the inputs of the tokens that are no padding, float32 ``(tokens, n)``."""
+        rows = x.detach().flatten(0, -2)
+        if len(rows) != len(self.mask):
+            raise InputError(
+                f"{name} reads an input of shape {tuple(x.shape)}, not one vector a token; "
+                "choose layers with targets= that leave it out."
+            )
+        return rows[self.mask].float()
 
     def _on_gradient(self, name: str, gradient: torch.Tensor) -> None:
         g = gradient.flatten(0, -2).float()
