@@ -12,7 +12,7 @@ from tnet.compression.allocation import Choice
 from tnet.compression.catalogue import Group, Problem, metric_of
 from tnet.compression.moments import Moments
 from tnet.compression.mpo_candidates import fit_mpo
-from tnet.compression.whitening import Shrinkage, factorise
+from tnet.compression.whitening import Shrinkage, cholesky, factorise, shrunk
 from tnet.formats import MatrixProductOperator
 from tnet.nn import FactorisedLinear, InterpolativeLinear, MPOLinear, shared_input_layers
 
@@ -20,6 +20,8 @@ __all__ = ["Fitted", "contiguous", "fit", "merge", "ridge_target"]
 
 #: Weight of the original layer against the calibration data in :func:`ridge_target`.
 RIDGE = 10.0
+#: Share of the mean power below which an input direction says nothing.
+_NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,7 @@ def ridge_target(weight: torch.Tensor, moments: Moments, leader: str) -> torch.T
     r"""Weight that maps the compressed model's inputs to the original's outputs, pulled towards the original.
 
     .. math:: W_t = \arg\min_T E\|W x^{orig} - T x\|^2 + \rho E\|(W - T) x\|^2
-              = W (D + \rho C) \, ((1 + \rho) C)^{-1},
+              = W + W (D - C) \, ((1 + \rho) C)^{-1},
 
     with :math:`C = E[x x^T]`, :math:`D = E[x^{orig} x^T]`. Without the ridge, a few thousand tokens fit noise.
 
@@ -160,6 +162,7 @@ def ridge_target(weight: torch.Tensor, moments: Moments, leader: str) -> torch.T
     device = weight.device
     c = moments.inputs[leader].to(device, torch.float64)
     d = moments.cross[leader].to(device, torch.float64)
-    c = c + 1e-6 * torch.diagonal(c).mean() * torch.eye(len(c), dtype=c.dtype, device=device)
-    right_hand = weight.to(torch.float64) @ (d + RIDGE * c)
-    return torch.cholesky_solve(right_hand.T, torch.linalg.cholesky((1 + RIDGE) * c)).T
+    # The sums are of single precision: directions that hardly any input has stay those of W.
+    regular = cholesky((1 + RIDGE) * shrunk(c, _NEGLIGIBLE))
+    change = weight.to(torch.float64) @ (d - c)
+    return weight.to(torch.float64) + torch.cholesky_solve(change.T, regular).T
