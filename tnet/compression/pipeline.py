@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -241,37 +242,30 @@ def finish(
 ) -> CompressionResult:
     """Round the weights to the storage dtype and measure what came out."""
     settings, model = job.settings, job.model
-    if any(choice.kind != "dense" for choice in choices):
-        unrounded = _round_weights(model, settings.storage)
-    else:
-        unrounded = []
-    try:
+    replaced = any(choice.kind != "dense" for choice in choices)
+    with _rounded(model, settings.storage) if replaced else nullcontext():
         with job.timed("measure"), job.reporter.stage("measure", len(job.evaluation)) as advance:
             before, after = measure(
                 model, job.original, job.objective, job.evaluation,
                 batch_size=settings.batch_size, on_sequences=advance,
             )  # fmt: skip
             held_out, seen = _generalisation(job, after)
-    except BaseException:
-        for tensor, values in unrounded:
-            tensor.data = values
-        raise
-    return CompressionResult(
-        model=model,
-        settings=settings,
-        choices=choices,
-        targets=tuple(job.problem.targets.values()),
-        before=before,
-        after=after,
-        predicted_loss=predicted,
-        calibration_loss=seen,
-        held_out_loss=held_out,
-        validation_losses=dict(validation_losses or {}),
-        shrinkage=shrinkage,
-        bytes_before=job.bytes_before,
-        bytes_after=checkpoint_bytes(model, settings.storage),
-        seconds=dict(job.seconds),
-    )
+        return CompressionResult(
+            model=model,
+            settings=settings,
+            choices=choices,
+            targets=tuple(job.problem.targets.values()),
+            before=before,
+            after=after,
+            predicted_loss=predicted,
+            calibration_loss=seen,
+            held_out_loss=held_out,
+            validation_losses=dict(validation_losses or {}),
+            shrinkage=shrinkage,
+            bytes_before=job.bytes_before,
+            bytes_after=checkpoint_bytes(model, settings.storage),
+            seconds=dict(job.seconds),
+        )
 
 
 def _shrinkage(job: Job, moments: Moments) -> Shrinkage:
@@ -390,18 +384,23 @@ def _refine(state: _State, allocation: Allocation, moments: Moments, shrinkage: 
     return allocation
 
 
-def _round_weights(model: nn.Module, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
+@contextmanager
+def _rounded(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Round every weight to the storage dtype and keep it in its own: what is measured is what is saved.
 
-    Returns the tensors with the values that they had.
+    If the block raises, the weights have their values again.
     """
     # Buffers that are not saved, such as rotary frequencies, are computed anew by the reader: not rounded.
     saved = model.state_dict(keep_vars=True).values()
-    floating = [tensor for tensor in saved if tensor.is_floating_point()]
-    unrounded = [(tensor, tensor.data) for tensor in floating]
-    for tensor in floating:
-        tensor.data = tensor.data.to(dtype).to(tensor.dtype)
-    return unrounded
+    unrounded = [(tensor, tensor.data) for tensor in saved if tensor.is_floating_point()]
+    try:
+        for tensor, values in unrounded:
+            tensor.data = values.to(dtype).to(tensor.dtype)
+        yield
+    except BaseException:
+        for tensor, values in unrounded:
+            tensor.data = values
+        raise
 
 
 def _generalisation(job: Job, after: Quality) -> tuple[float, float]:
