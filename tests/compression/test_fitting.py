@@ -125,7 +125,7 @@ def test_ridge_target_is_the_least_squares_solution():
     wanted = torch.cat([original @ weight.T, RIDGE**0.5 * x @ weight.T])
     expected = torch.linalg.lstsq(design, wanted).solution.T
     actual = ridge_target(weight, moments, "a")
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-2 * float(expected.abs().max()))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-2 * float(expected.abs().max()))
     error = (x @ actual.T - original @ weight.T).square().sum()
     assert error < (x @ weight.T - original @ weight.T).square().sum()
 
@@ -135,6 +135,21 @@ def test_ridge_target_of_an_unchanged_model_is_the_weight():
     weight = torch.randn(5, N, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
     actual = ridge_target(weight, Moments(inputs={"a": x.T @ x}, cross={"a": x.T @ x}), "a")
     torch.testing.assert_close(actual, weight, rtol=0, atol=1e-3)
+
+
+def test_ridge_target_keeps_the_weight_where_no_input_points():
+    generator = torch.Generator().manual_seed(7)
+    original = inputs() @ torch.diag(torch.tensor([1.0, 1, 1, 1, 1, 0, 0, 0])).double()
+    x = original + 0.2 * original @ torch.randn(N, N, dtype=torch.float64, generator=generator)[:, :5] @ torch.eye(
+        5, N, dtype=torch.float64
+    )
+    weight = torch.randn(5, N, dtype=torch.float64, generator=generator)
+    # As collected: in single precision, where a singular moment is no longer positive semidefinite.
+    moments = Moments(inputs={"a": (x.T.float() @ x.float())}, cross={"a": original.T.float() @ x.float()})
+    actual = ridge_target(weight, moments, "a")
+    torch.testing.assert_close(actual[:, 5:], weight[:, 5:], rtol=0, atol=1e-2)
+    error = (x @ actual.T - original @ weight.T).square().sum()
+    assert error < 0.95 * (x @ weight.T - original @ weight.T).square().sum()
 
 
 def test_values_are_contiguous():
