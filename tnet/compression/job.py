@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,9 +99,7 @@ def prepare(
     tiny = {key: value[:8] for key, value in next(batches(known, 1, next(model.parameters()).device)).items()}
     groups = group_by_input(model, targets, {key: value[:, :8] for key, value in tiny.items()})
     problem = Problem({target.name: target for target in targets}, groups, weights, settings.itemsize)
-    store = (
-        None if checkpoint is None else open_checkpoint(checkpoint, _key(model, settings, problem, known, held_out))
-    )
+    store = None if checkpoint is None else open_checkpoint(checkpoint, _key(model, settings, known, held_out))
     return Job(
         model=model,
         settings=settings,
@@ -120,19 +118,25 @@ def prepare(
 def _key(
     model: Any,
     settings: Settings,
-    problem: Problem,
     known: Sequence[TokenSequence],
     held_out: Sequence[TokenSequence],
 ) -> dict[str, Any]:
     """What the parts of a checkpoint depend on."""
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
-    for name, weight in problem.weights.items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    _digest(digest, model.state_dict())
     text = hashlib.sha256()
-    for sequence in [*known, *held_out]:
-        text.update(sequence["input_ids"].contiguous().numpy().tobytes())
+    for part in (known, held_out):
+        text.update(f"{len(part)} sequences".encode())
+        for sequence in part:
+            _digest(text, sequence)
     return {**settings.to_dict(), "model": digest.hexdigest(), "data": text.hexdigest()}
+
+
+def _digest(digest: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Add names, shapes and values to a hash."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def moments_of(
