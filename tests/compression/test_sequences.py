@@ -30,11 +30,11 @@ def test_encoder_texts_are_one_sequence_each_and_cut_off(tiny_tokenizer):
 
 def test_dicts_are_split_into_rows_and_lose_their_labels():
     ids = torch.arange(12).reshape(3, 4)
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]])
     sequences = sequences_of([{"input_ids": ids, "attention_mask": mask, "labels": ids, "return_dict": True}])
     assert all(s.keys() == {"input_ids", "attention_mask"} for s in sequences)
     assert torch.equal(torch.stack([s["input_ids"] for s in sequences]), ids)
-    assert n_tokens(sequences) == 7
+    assert n_tokens(sequences) == 8
 
 
 def test_dicts_without_a_mask_get_one():

@@ -88,10 +88,12 @@ def prepare(
             raise InputError(f"{name}.weight has non-finite values; compress takes a model with finite weights.")
     length, causal = settings.sequence_length, objective.causal
     known = to_sequences(calibration, name="calibration", tokenizer=tokenizer, length=length, causal=causal)
+    _check_ids(model, known, "calibration")
     if evaluation is None:
         known, held_out = hold_out(known, _HELD_OUT)
     else:
         held_out = to_sequences(evaluation, name="evaluation", tokenizer=tokenizer, length=length, causal=causal)
+        _check_ids(model, held_out, "evaluation")
     statistics, validation = hold_out(known, _HELD_OUT)
     if device is not None:
         model.to(device)
@@ -113,6 +115,18 @@ def prepare(
         checkpoint=store,
         bytes_before=checkpoint_bytes(model, settings.storage),
     )
+
+
+def _check_ids(model: Any, sequences: Sequence[TokenSequence], name: str) -> None:
+    """Refuse tokens that the model does not know, as those of another model's tokenizer."""
+    size = model.get_input_embeddings().num_embeddings
+    ids = [sequence["input_ids"] for sequence in sequences]
+    least, most = min(int(row.min()) for row in ids), max(int(row.max()) for row in ids)
+    if least < 0 or most >= size:
+        raise InputError(
+            f"{name}= has token ids from {least} to {most}, and the model knows 0 to {size - 1}; "
+            "use the tokenizer that belongs to the model."
+        )
 
 
 def _key(

@@ -186,21 +186,23 @@ def plan_compression(
             dtype=dtype, sequence_length=sequence_length, batch_size=batch_size, seed=rng,
         ),
     )  # fmt: skip
+    budget = _budget(job)
     moments = moments_of(job, "first", job.statistics)
-    return _choose(job, "first", moments, _shrinkage(job, moments))
+    return _choose(job, "first", moments, _shrinkage(job, moments), budget)
 
 
 def _compress(job: Job) -> CompressionResult:
     if job.settings.ratio == 1.0:
         return finish(job, ())
+    budget = _budget(job)
     moments = moments_of(job, "first", job.statistics)
     shrinkage = _shrinkage(job, moments)
-    allocation = _choose(job, "first", moments, shrinkage)
+    allocation = _choose(job, "first", moments, shrinkage, budget)
     state = _State(job, {}, {})
     predicted = allocation.loss
     state.install(_fit(job, allocation.choices, moments, shrinkage))
     if job.settings.refine:
-        allocation = _refine(state, allocation, moments, shrinkage)
+        allocation = _refine(state, allocation, moments, shrinkage, budget)
     with job.timed("factorise"), job.reporter.stage("factorise", len(state.fitted)) as advance:
         for index, fitted in enumerate(state.fitted.values()):
             for name, module in zip(fitted.choice.members, fitted.modules(), strict=True):
@@ -280,7 +282,7 @@ def _shrinkage(job: Job, moments: Moments) -> Shrinkage:
     return shrinkage
 
 
-def _choose(job: Job, name: str, moments: Moments, shrinkage: Shrinkage) -> Allocation:
+def _choose(job: Job, name: str, moments: Moments, shrinkage: Shrinkage, budget: int) -> Allocation:
     """Measure the candidates and spend the budget on them."""
     stored = job.stored(f"allocation-{name}")
     if stored is not None:
@@ -300,7 +302,7 @@ def _choose(job: Job, name: str, moments: Moments, shrinkage: Shrinkage) -> Allo
             lambda _group: advance(next(done)),
         )
     with job.timed("allocate"):
-        allocation = allocate(sites, _budget(job), unit="params" if job.settings.ratio else "bytes")
+        allocation = allocate(sites, budget, unit="params" if job.settings.ratio else "bytes")
     job.store(
         f"allocation-{name}",
         {
@@ -319,7 +321,7 @@ def _budget(job: Job) -> int:
         return int(job.settings.ratio * dense)
     assert job.settings.max_bytes is not None
     # What is no target weight is stored as it is: embeddings, head, norms, the targets' own biases.
-    rest = checkpoint_bytes(job.model, job.settings.storage) - dense * job.settings.itemsize
+    rest = job.bytes_before - dense * job.settings.itemsize
     if job.settings.max_bytes < rest:
         raise InputError(
             f"max_bytes={job.settings.max_bytes} is less than the {rest} bytes of what is not compressed "
@@ -348,7 +350,7 @@ def _fit(
     return fits
 
 
-def _refine(state: _State, allocation: Allocation, moments: Moments, shrinkage: Shrinkage) -> Allocation:
+def _refine(state: _State, allocation: Allocation, moments: Moments, shrinkage: Shrinkage, budget: int) -> Allocation:
     """Estimate the moments again where they have moved to, choose again, refit the blocks by ridge.
 
     Each step stays only if the loss on the validation sequences falls.
@@ -359,7 +361,7 @@ def _refine(state: _State, allocation: Allocation, moments: Moments, shrinkage: 
     judge = Judge(job.model, job.original, job.objective, job.validation[:_JUDGED], job.settings.batch_size)
     loss = state.losses["first allocation"] = judge(job.model)
     first = state.fitted
-    again = _choose(job, "second", both, shrinkage)
+    again = _choose(job, "second", both, shrinkage, budget)
     state.install(_fit(job, again.choices, both, shrinkage))
     new_loss = state.losses["second allocation"] = judge(job.model)
     if new_loss < loss:

@@ -43,8 +43,8 @@ def to_sequences(
     Raises
     ------
     InputError
-        If there is nothing, a text comes without a tokenizer, the text is shorter than one sequence, or an
-        item is of another kind.
+        If there is nothing, a text comes without a tokenizer, the text is shorter than one sequence, a sequence
+        has nothing to predict, or an item is of another kind.
     """
     if isinstance(data, (str, bytes, Mapping)):
         raise InputError(
@@ -56,7 +56,7 @@ def to_sequences(
     if all(isinstance(item, str) for item in items):
         return _from_texts(items, name, tokenizer, length, causal)
     if all(isinstance(item, Mapping) for item in items):
-        return [sequence for item in items for sequence in _from_mapping(item, name)]
+        return [sequence for item in items for sequence in _from_mapping(item, name, causal)]
     kinds = sorted({type(item).__name__ for item in items})
     raise InputError(f"{name}= holds {', '.join(kinds)}; give only texts or only dicts of tensors.")
 
@@ -88,7 +88,7 @@ def _sequence(ids: Sequence[int]) -> TokenSequence:
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
-def _from_mapping(item: Mapping[str, Any], name: str) -> Iterator[TokenSequence]:
+def _from_mapping(item: Mapping[str, Any], name: str, causal: bool) -> Iterator[TokenSequence]:
     ids = item.get("input_ids")
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.numel() == 0:
         given = f"shape {tuple(ids.shape)}" if isinstance(ids, torch.Tensor) else type(ids).__name__
@@ -100,7 +100,17 @@ def _from_mapping(item: Mapping[str, Any], name: str) -> Iterator[TokenSequence]
             f"{name}= has a dict whose {wrong[0]} has shape {tuple(tensors[wrong[0]].shape)}; "
             f"its first axis must be the batch of {ids.shape[0]}, as in input_ids."
         )
-    tensors.setdefault("attention_mask", torch.ones_like(ids))
+    mask = tensors.setdefault("attention_mask", torch.ones_like(ids))
+    if mask.shape != ids.shape:
+        raise InputError(
+            f"{name}= has a dict whose attention_mask has shape {tuple(mask.shape)}; "
+            f"give that of input_ids, {tuple(ids.shape)}."
+        )
+    fewest, least = int(mask.sum(1).min()), 2 if causal else 1
+    if fewest < least:
+        raise InputError(
+            f"{name}= has a sequence with {fewest} tokens that are no padding; give at least {least} in each."
+        )
     for row in range(ids.shape[0]):
         yield {key: value[row] for key, value in tensors.items()}
 

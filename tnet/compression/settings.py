@@ -85,11 +85,13 @@ class Settings:
         for name, value, least in (("sequence_length", sequence_length, 2), ("batch_size", batch_size, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name}={value!r}: give an integer of at least {least}.")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise InputError(f"rng={seed!r}: give an integer, the seed of the sampled labels.")
         if candidates != "auto":
             candidates = check_kinds(candidates)
         return cls(
             ratio=ratio,
-            max_bytes=None if max_bytes is None else _positive_bytes(max_bytes),
+            max_bytes=parse_bytes(max_bytes, "max_bytes"),
             targets=targets,
             candidates="auto" if candidates == "auto" else tuple(candidates),
             sensitivity="fisher" if sensitivity == "fisher" else "output",
@@ -117,10 +119,3 @@ class Settings:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _positive_bytes(value: int | str) -> int:
-    n_bytes = parse_bytes(value)
-    if n_bytes is None or n_bytes <= 0:
-        raise InputError(f"max_bytes={value!r}: give a positive number of bytes, such as '200MiB'.")
-    return n_bytes
