@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,8 @@ class CompressionResult:
         return 1.0 - self.after.cosine
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the model as plain values for JSON."""
-        return {
+        """Return everything but the model as plain values for JSON; None stands for infinite or undefined."""
+        account = {
             "format_version": _FORMAT_VERSION,
             "settings": self.settings.to_dict(),
             "ratio": self.ratio,
@@ -130,6 +131,7 @@ class CompressionResult:
             "seconds": self.seconds,
             "layers": [dataclasses.asdict(choice) for choice in self.choices],
         }
+        return _json_numbers(account)
 
     def save(self, path: str | Path, *, tokenizer: Any | None = None, dense: bool = False) -> None:
         """Write the model as a folder that ``from_pretrained`` reads, with this account in ``tnet.json``.
@@ -185,6 +187,15 @@ class CompressionResult:
             lines.append(f"  refinement   {steps}")
         lines.append(f"  seconds      {sum(self.seconds.values()):.1f}")
         return "\n".join(lines)
+
+
+def _json_numbers(value: Any) -> Any:
+    """Replace what JSON has no number for: a perplexity may be infinite, a rank correlation undefined."""
+    if isinstance(value, dict):
+        return {key: _json_numbers(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_numbers(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_model(model: Any, folder: Path, dtype: torch.dtype, *, dense: bool) -> None:
