@@ -316,7 +316,7 @@ def test_texts_are_calibration_too(tiny_llama, tiny_tokenizer):
     passage = "Of all structures within the budget, the one with the least sum is chosen. " * 12
     result = compress(
         tiny_llama, ratio=0.8, calibration=[passage], tokenizer=tiny_tokenizer, candidates=KINDS,
-        sequence_length=32, refine=False, progress=False,
+        sequence_length=32, refine=False, device="cpu", progress=False,
     )  # fmt: skip
     assert result.ratio <= 0.8
     assert json.dumps(result.settings.to_dict())
