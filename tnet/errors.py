@@ -77,7 +77,17 @@ class WorkerError(TnetError, RuntimeError):
 
 
 class QualityGateError(TnetError, RuntimeError):
-    """The result misses the quality that was demanded; nothing was written."""
+    """The result misses the quality that was demanded; nothing was written.
+
+    Attributes
+    ----------
+    result : object or None
+        The account of what was reached.
+    """
+
+    def __init__(self, message: str, result: object | None = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class ConvergenceWarning(UserWarning):

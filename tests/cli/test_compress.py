@@ -80,20 +80,32 @@ def test_a_plan_writes_nothing(arguments: list[str], tmp_path: Path, runner: Cli
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_missed_gate_writes_nothing_and_exits_with_3(
+def test_a_missed_gate_writes_nothing_exits_with_3_and_keeps_the_work(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner
 ) -> None:
     from tnet.compression import CompressionResult
 
     monkeypatch.setattr(CompressionResult, "increase", property(lambda _: 0.5))
-    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "49%", "--json"])
+    kept = tmp_path / "out.partial"
+
+    def stamps() -> list[tuple[str, int]]:
+        return sorted((file.name, file.stat().st_mtime_ns) for file in kept.glob("moments-*"))
+
+    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "5%", "--json"])
     assert done.exit_code == 3, done.output
     assert "quality gate" in done.stderr
+    assert str(kept) in done.stderr
     assert json.loads(done.stdout)["out"] is None
     assert not (tmp_path / "out").exists()
-    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "0.5"])
+    first = stamps()
+    assert first
+    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "0.49"])
+    assert done.exit_code == 3, done.output
+    assert stamps() == first
+    done = runner.invoke(app, [*arguments, "--ratio", "0.2", "--max-ppl-increase", "50%"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "config.json").exists()
+    assert not kept.exists()
 
 
 def test_an_encoder_is_measured_by_its_embeddings(

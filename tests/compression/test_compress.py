@@ -285,8 +285,9 @@ def test_other_text_than_the_calibration_is_worth_a_warning(learned):
     other = DATA | {"calibration": [{"input_ids": text(40, 24, 1) % 2}]}
     before = state(learned)
     options = {"ratio": 0.6, "candidates": KINDS}
-    with pytest.warns(CalibrationWarning, match=r"held-out text is .* times that on the calibration"):
+    with pytest.warns(CalibrationWarning, match=r"held-out text is .* times that on the calibration") as caught:
         result = compress(copy.deepcopy(learned), **options, **other)
+    assert [warning.filename for warning in caught] == [__file__]
     assert result.held_out_loss > 2 * result.calibration_loss
     with pytest.raises(CalibrationWarning):  # made an error, it undoes the work as any other exception
         compress(learned, **options, **other)

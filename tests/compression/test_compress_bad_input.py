@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    RobertaConfig,
+    RobertaModel,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -45,6 +48,16 @@ def refuses(function, model, message: str, **options) -> None:
         function(model, **({"calibration": DATA, "progress": False} | options))
     assert dict(model.named_modules()) == modules
     assert all(torch.equal(v, before[name]) or v.isnan().any() for name, v in model.state_dict().items())
+
+
+@pytest.fixture
+def tiny_roberta() -> RobertaModel:
+    """Positions begin behind the padding token's: two fewer than the table has rows."""
+    config = RobertaConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, pad_token_id=1,
+    )  # fmt: skip
+    return RobertaModel(config).eval()
 
 
 def padded(n_real: int) -> dict[str, torch.Tensor]:
@@ -98,6 +111,37 @@ def test_a_ceiling_below_what_is_not_compressed(tiny_llama):
     rest = checkpoint_bytes(tiny_llama, torch.bfloat16) - dense
     for function in (compress, plan_compression):
         refuses(function, tiny_llama, rf"^max_bytes={rest - 1} .* {rest} bytes .*targets=", max_bytes=rest - 1)
+
+
+@pytest.mark.parametrize("function", [compress, plan_compression])
+@pytest.mark.parametrize("kinds", ["auto", ("interpolative",), ("shared",), ("mpo",), ("dense",)])
+def test_a_budget_below_the_smallest_candidates(tiny_llama, function, kinds):
+    refuses(function, tiny_llama, r"^a budget of \d+ params .* least possible \d+", ratio=0.01, candidates=kinds)
+
+
+def test_the_least_possible_ratio_is_possible(tiny_llama):
+    with pytest.raises(InputError) as error:
+        compress(tiny_llama, ratio=0.01, calibration=DATA)
+    least = int(re.search(r"least possible (\d+)", str(error.value))[1])
+    n_params = sum(target.n_params for target in find_targets(tiny_llama))
+    for budget, begins in ((least, True), (least - 1, False)):
+        with pytest.raises(AssertionError if begins else InputError):
+            compress(tiny_llama, ratio=(budget + 0.5) / n_params, calibration=DATA, progress=False)
+
+
+@pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_gpt2", "tiny_bert", "tiny_roberta"])
+def test_more_tokens_than_positions(request, fixture):
+    model = request.getfixturevalue(fixture)
+    positions = 126 if fixture == "tiny_roberta" else model.config.max_position_embeddings
+    for length, error in ((positions, AssertionError), (positions + 1, InputError)):
+        ids = torch.randint(3, 250, (4, length), generator=torch.Generator().manual_seed(0))
+        with pytest.raises(error, match=f"{positions + 1} tokens.*{positions} positions|has begun"):
+            compress(model, ratio=0.5, calibration=[{"input_ids": ids}], progress=False)
+
+
+@pytest.mark.parametrize("gate", ["5%", -0.1, float("nan"), True])
+def test_a_gate_that_is_no_increase(tiny_llama, gate):
+    refuses(compress, tiny_llama, "^max_increase=.*such as 0.05", ratio=0.5, max_increase=gate)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

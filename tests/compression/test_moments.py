@@ -11,7 +11,7 @@ from tnet.compression import moments as moments_module
 from tnet.compression.fitting import merge
 from tnet.compression.moments import Moments, check_memory, collect
 from tnet.compression.objective import CausalObjective, EncoderObjective, objective_of
-from tnet.compression.original import OriginalLayers
+from tnet.compression.original import OriginalModel
 from tnet.compression.sequences import batches
 from tnet.compression.surgery import install
 from tnet.compression.targets import find_targets, group_by_input
@@ -216,9 +216,9 @@ def test_non_finite_outputs_are_refused(model, sensitivity):
         gather(model, sequences_of(model), sensitivity=sensitivity)
 
 
-def perturbed(model, name: str) -> OriginalLayers:
+def perturbed(model, name: str) -> OriginalModel:
     """Replace one layer by a noisy copy; return the original ones."""
-    original = OriginalLayers(model, tuple(t.name for t in find_targets(model)))
+    original = OriginalModel(model, tuple(t.name for t in find_targets(model)))
     layer = model.get_submodule(name)
     noisy = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     with torch.no_grad():
@@ -298,7 +298,7 @@ def test_a_layer_that_is_called_several_times_counts_every_call():
     mask = next(batches(sequences, 5, "cpu"))["attention_mask"].bool()
     expected = torch.cat([x[mask] for x in seen]).double()
     assert len(seen) == 3
-    moments = gather(model, sequences, batch_size=5, original=OriginalLayers(model, tuple(t.name for t in targets)))
+    moments = gather(model, sequences, batch_size=5, original=OriginalModel(model, tuple(t.name for t in targets)))
     leader = next(group[0] for group in groups if name in group)
     assert_near(moments.mean(leader), expected.mean(0))
     assert_near(moments.second(leader), expected.T @ expected / len(expected))

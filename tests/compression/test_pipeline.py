@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 import tnet
-from tnet.compression import compress, pipeline, plan_compression
+from tnet.compression import CompressionResult, compress, pipeline, plan_compression
 from tnet.compression.baselines import compress_uniform
 from tnet.compression.surgery import factorised_layers
 from tnet.compression.targets import find_targets
-from tnet.errors import InputError
+from tnet.errors import InputError, QualityGateError
 
 KINDS = ("dense", "interpolative", "shared")
 
@@ -101,6 +101,10 @@ class TestCompress:
         assert result.ratio == 1.0
         assert result.increase == pytest.approx(0.0, abs=1e-6)
 
+    def test_before_is_the_model_as_it_came_not_rounded(self, model):
+        precise = run(copy.deepcopy(model), dtype="float32").before
+        assert run(copy.deepcopy(model), dtype="bfloat16").before == precise
+
     def test_an_interruption_gives_the_original_back(self, model, monkeypatch):
         before = state(model)
 
@@ -111,6 +115,21 @@ class TestCompress:
         with pytest.raises(KeyboardInterrupt):
             run(model)
         assert same(before, state(model))
+
+    def test_a_missed_gate_gives_the_original_back_and_keeps_the_work(self, model, tmp_path, monkeypatch):
+        before = state(model)
+        with monkeypatch.context() as patch:
+            patch.setattr(CompressionResult, "increase", property(lambda _: 0.5))
+            with pytest.raises(QualityGateError, match=r"rose by 50.00%, allowed were 49.00%") as miss:
+                run(model, checkpoint=tmp_path / "work", max_increase=0.49)
+        assert same(before, state(model))
+        assert (tmp_path / "work").is_dir()
+        # What is left to do is to assemble and to measure: neither a pass over the data nor an allocation.
+        monkeypatch.setattr("tnet.compression.job.collect", None)
+        monkeypatch.setattr(pipeline, "build_sites", None)
+        result = run(model, checkpoint=tmp_path / "work", max_increase=1e9)
+        assert result.after == miss.value.result.after
+        assert not (tmp_path / "work").exists()
 
     @pytest.mark.parametrize("stage", ["_shrinkage", "_choose", "_refine", "finish"])
     def test_the_same_call_goes_on_and_ends_in_the_same_model(self, tiny_llama, tmp_path, monkeypatch, stage):

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from tnet.compression.objective import objective_of
-from tnet.compression.original import OriginalLayers
+from tnet.compression.original import OriginalModel
 from tnet.compression.quality import CausalQuality, EncoderQuality, Judge, mean_damage, measure
 from tnet.compression.targets import find_targets
 
@@ -27,7 +27,7 @@ def pair(request):
     if model.can_generate():  # a random head predicts nothing that could be lost
         model.get_output_embeddings().weight.data.mul_(10)
     before = copy.deepcopy(model)
-    original = OriginalLayers(model, tuple(target.name for target in find_targets(model)))
+    original = OriginalModel(model, tuple(target.name for target in find_targets(model)))
     for name, module in original.modules.items():
         damaged = copy.deepcopy(module)
         damaged.weight.data += 0.02 * torch.randn(damaged.weight.shape, generator=torch.Generator().manual_seed(4))
@@ -114,13 +114,13 @@ def test_original_layers_come_back_even_if_the_block_fails(pair):
 
 
 def test_perplexity_beyond_floating_point_is_infinite(tiny_llama):
-    original = OriginalLayers(tiny_llama, tuple(target.name for target in find_targets(tiny_llama)))
+    original = OriginalModel(tiny_llama, tuple(target.name for target in find_targets(tiny_llama)))
     tiny_llama.lm_head.weight.data.mul_(1e5)
     quality, _ = measure(tiny_llama, original, objective_of(tiny_llama), sequences_of(tiny_llama))
     assert quality.perplexity == math.inf
 
 
 def test_rank_correlation_of_two_sentences_is_undefined(tiny_bert):
-    original = OriginalLayers(tiny_bert, tuple(target.name for target in find_targets(tiny_bert)))
+    original = OriginalModel(tiny_bert, tuple(target.name for target in find_targets(tiny_bert)))
     _, quality = measure(tiny_bert, original, objective_of(tiny_bert), sequences_of(tiny_bert, (3, 4)))
     assert math.isnan(quality.spearman)

@@ -175,17 +175,12 @@ def _compress(request: _Request) -> None:
     from tnet.compression import compress as compress_model
 
     model, tokenizer, data = _load(request)
-    result = compress_model(model, refine=request.refine, **request.options, **data)
-    account = {"command": "compress", "model": request.model, "out": str(request.out), **result.to_dict()}
-    if request.gate is not None and not result.increase <= request.gate:
-        if request.json:
-            print_json({**account, "out": None})
-        else:
-            show(result)
-        raise QualityGateError(
-            f"the quality gate is missed: {_loss_name(result)} rose by {result.increase:.2%}, allowed were "
-            f"{request.gate:.2%}; nothing was written. Keep more parameters, or allow a larger increase."
-        )
+    try:
+        result = compress_model(model, refine=request.refine, max_increase=request.gate, **request.options, **data)
+    except QualityGateError as error:
+        _show_miss(request, error)
+        raise
+    account = _account(request, result)
     result.save(request.out, tokenizer=tokenizer, dense=request.dense)
     if request.report is not None:
         from tnet.plot import report
@@ -200,8 +195,18 @@ def _compress(request: _Request) -> None:
         show(f"saved {request.out}: load it with {how}")
 
 
-def _loss_name(result: CompressionResult) -> str:
-    return "perplexity" if hasattr(result.after, "perplexity") else "1 - cosine"
+def _account(request: _Request, result: CompressionResult) -> dict[str, Any]:
+    return {"command": "compress", "model": request.model, "out": str(request.out), **result.to_dict()}
+
+
+def _show_miss(request: _Request, error: QualityGateError) -> None:
+    result: Any = error.result
+    if request.json:
+        print_json({**_account(request, result), "out": None})
+    else:
+        show(result)
+        _show_quality(result)
+    say(f"nothing was written; the work is kept in {request.checkpoint}: another --max-ppl-increase costs little.")
 
 
 def _show_quality(result: CompressionResult) -> None:

@@ -25,7 +25,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from tnet.compression.candidates import Menu, Site
 from tnet.errors import InputError
 
-__all__ = ["Allocation", "Choice", "allocate"]
+__all__ = ["Allocation", "Choice", "allocate", "check_budget"]
 
 #: Entries a menu that the integer programme looks at, around the Lagrangian choice.
 _WINDOW = 9
@@ -130,15 +130,20 @@ def allocate(
     InputError
         If even the smallest entries exceed the budget; the message names the least that works.
     """
+    check_budget(sites, budget, unit=unit)
+    picks, bound = _lagrangian(sites, budget, unit)
+    picks = _polish(sites, picks, budget, unit, max_seconds)
+    return Allocation(tuple(_choice(menu, i) for menu, i in picks), int(budget), unit, bound)
+
+
+def check_budget(sites: Sequence[Site], budget: int, *, unit: Literal["params", "bytes"]) -> None:
+    """Raise InputError, naming the least that works, if even the smallest entries exceed the budget."""
     least = sum(_cost(menu, unit)[i] for menu, i in _solve(sites, math.inf, unit))
     if least > budget:
         raise InputError(
             f"a budget of {budget} {unit} for the target layers is below the least possible {int(least)}; "
             "raise the ratio or max_bytes, or choose other targets."
         )
-    picks, bound = _lagrangian(sites, budget, unit)
-    picks = _polish(sites, picks, budget, unit, max_seconds)
-    return Allocation(tuple(_choice(menu, i) for menu, i in picks), int(budget), unit, bound)
 
 
 def _cost(menu: Menu, unit: str) -> np.ndarray:

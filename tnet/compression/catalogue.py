@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from tnet.compression.candidates import (
@@ -19,7 +20,7 @@ from tnet.compression.candidates import (
     shared_menu,
 )
 from tnet.compression.moments import Moments
-from tnet.compression.mpo_candidates import mpo_entries, mpo_rivals
+from tnet.compression.mpo_candidates import mpo_entries, mpo_rivals, mpo_shapes
 from tnet.compression.targets import Target
 from tnet.compression.whitening import (
     Metric,
@@ -33,7 +34,16 @@ from tnet.compression.whitening import (
 )
 from tnet.errors import InputError
 
-__all__ = ["CANDIDATES", "Group", "Problem", "build_sites", "choose_shrinkage", "metric_of", "probe_groups"]
+__all__ = [
+    "CANDIDATES",
+    "Group",
+    "Problem",
+    "build_sites",
+    "choose_shrinkage",
+    "least_sites",
+    "metric_of",
+    "probe_groups",
+]
 
 #: The kinds that ``candidates=`` accepts, beside "auto".
 CANDIDATES = ("dense", "interpolative", "shared", "mpo")
@@ -203,6 +213,42 @@ def build_sites(
     return tuple(sites)
 
 
+def least_sites(problem: Problem, kinds: Literal["auto"] | Iterable[str] = "auto") -> tuple[Site, ...]:
+    """Return the smallest entries that :func:`build_sites` could offer, from the shapes alone: every loss is 0."""
+    allowed = check_kinds(kinds)
+    sites = []
+    for group in problem.groups:
+        members = [problem.targets[name] for name in group]
+        separate = [_least_menu(target, problem.itemsize, allowed) for target in members]
+        joint = None
+        if "shared" in allowed and len(members) > 1:
+            joint = shared_menu(members, np.zeros(2), problem.itemsize)
+        sites.append(Site(tuple(separate), joint))
+    return tuple(sites)
+
+
+def _least_menu(target: Target, itemsize: int, allowed: tuple[str, ...]) -> Menu:
+    parts = []
+    if "dense" in allowed or allowed == ("shared",):
+        parts.append(dense_menu(target, itemsize))
+    if "interpolative" in allowed and min(target.out_features, target.in_features) > 1:
+        parts.append(interpolative_menu(target, np.zeros(2), itemsize))
+    if "mpo" in allowed:
+        shapes = mpo_shapes(target.out_features, target.in_features)
+        parts.append(mpo_menu(target, [(*shape, 0.0) for shape in shapes], itemsize))
+    return _joined(target, allowed, parts)
+
+
+def _joined(target: Target, allowed: tuple[str, ...], parts: Sequence[Menu]) -> Menu:
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        raise InputError(
+            f"candidates={allowed!r} leaves nothing for {target.name} of shape "
+            f"({target.out_features}, {target.in_features}); add 'dense'."
+        )
+    return concatenate(parts)
+
+
 def check_kinds(kinds: Literal["auto"] | Iterable[str]) -> tuple[str, ...]:
     """Return the kinds as a tuple, or raise InputError naming those that exist."""
     if kinds == "auto":
@@ -239,10 +285,4 @@ def _menu(
             verdicts[tuple(weight.shape)] = mpo_rivals(weight, metric, low_rank.n_params, low_rank.loss)
         if verdicts.get(tuple(weight.shape), True):
             parts.append(mpo_menu(target, mpo_entries(weight, metric), problem.itemsize))
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        raise InputError(
-            f"candidates={allowed!r} leaves nothing for {name} of shape "
-            f"({target.out_features}, {target.in_features}); add 'dense'."
-        )
-    return concatenate(parts)
+    return _joined(target, allowed, parts)

@@ -16,7 +16,7 @@ import torch
 from tnet.compression.catalogue import Group, Problem
 from tnet.compression.moments import Moments, check_memory, collect
 from tnet.compression.objective import CausalObjective, EncoderObjective, objective_of
-from tnet.compression.original import OriginalLayers
+from tnet.compression.original import OriginalModel
 from tnet.compression.progress import Reporter
 from tnet.compression.result import checkpoint_bytes
 from tnet.compression.sequences import TokenSequence, batches, hold_out, to_sequences
@@ -40,7 +40,7 @@ class Job:
     settings: Settings
     objective: CausalObjective | EncoderObjective
     problem: Problem
-    original: OriginalLayers
+    original: OriginalModel
     statistics: list[TokenSequence]
     validation: list[TokenSequence]
     evaluation: list[TokenSequence]
@@ -88,12 +88,12 @@ def prepare(
             raise InputError(f"{name}.weight has non-finite values; compress takes a model with finite weights.")
     length, causal = settings.sequence_length, objective.causal
     known = to_sequences(calibration, name="calibration", tokenizer=tokenizer, length=length, causal=causal)
-    _check_ids(model, known, "calibration")
+    _check_sequences(model, known, "calibration")
     if evaluation is None:
         known, held_out = hold_out(known, _HELD_OUT)
     else:
         held_out = to_sequences(evaluation, name="evaluation", tokenizer=tokenizer, length=length, causal=causal)
-        _check_ids(model, held_out, "evaluation")
+        _check_sequences(model, held_out, "evaluation")
     statistics, validation = hold_out(known, _HELD_OUT)
     if device is not None:
         model.to(device)
@@ -107,7 +107,7 @@ def prepare(
         settings=settings,
         objective=objective,
         problem=problem,
-        original=OriginalLayers(model, tuple(problem.targets)),
+        original=OriginalModel(model, tuple(problem.targets)),
         statistics=statistics,
         validation=validation,
         evaluation=held_out,
@@ -117,8 +117,14 @@ def prepare(
     )
 
 
-def _check_ids(model: Any, sequences: Sequence[TokenSequence], name: str) -> None:
-    """Refuse tokens that the model does not know, as those of another model's tokenizer."""
+def _check_sequences(model: Any, sequences: Sequence[TokenSequence], name: str) -> None:
+    """Refuse tokens that the model does not know, as those of another tokenizer, and more than it has positions."""
+    longest, positions = max(len(s["input_ids"]) for s in sequences), _positions(model)
+    if positions is not None and longest > positions:
+        raise InputError(
+            f"{name}= has a sequence of {longest} tokens, and the model was made for {positions} positions; "
+            f"give sequence_length={positions} or less, or cut the sequences."
+        )
     size = model.get_input_embeddings().num_embeddings
     ids = [sequence["input_ids"] for sequence in sequences]
     least, most = min(int(row.min()) for row in ids), max(int(row.max()) for row in ids)
@@ -127,6 +133,18 @@ def _check_ids(model: Any, sequences: Sequence[TokenSequence], name: str) -> Non
             f"{name}= has token ids from {least} to {most}, and the model knows 0 to {size - 1}; "
             "use the tokenizer that belongs to the model."
         )
+
+
+def _positions(model: Any) -> int | None:
+    """Return the most tokens of a sequence, or None if the configuration does not say."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    for module in model.modules():
+        # RoBERTa counts its positions from behind the padding's.
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == positions and module.padding_idx:
+            return positions - module.padding_idx - 1
+    return positions
 
 
 def _key(
@@ -158,7 +176,7 @@ def moments_of(
     name: str,
     sequences: Sequence[TokenSequence],
     groups: tuple[Group, ...] | None = None,
-    original: OriginalLayers | None = None,
+    original: OriginalModel | None = None,
 ) -> Moments:
     """Collect moments, going on where a checkpoint stands and leaving one behind every minute."""
     part = f"moments-{name}"

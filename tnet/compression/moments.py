@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tnet.compression.objective import CausalObjective, EncoderObjective
-from tnet.compression.original import OriginalLayers
+from tnet.compression.original import OriginalModel
 from tnet.compression.sequences import TokenSequence, batches
 from tnet.compression.targets import Target
 from tnet.contraction.memory import free_bytes
@@ -116,7 +116,7 @@ def collect(
     sensitivity: Sensitivity,
     seed: int,
     batch_size: int = 4,
-    original: OriginalLayers | None = None,
+    original: OriginalModel | None = None,
     resume: Moments | None = None,
     on_batch: Callable[[Moments], None] | None = None,
 ) -> Moments:
@@ -139,7 +139,7 @@ def collect(
         pass and an uninterrupted one give the same sums.
     batch_size : int
         Sequences a forward call.
-    original : OriginalLayers or None
+    original : OriginalModel or None
         For a model already compressed: the replaced layers. Labels then come from the original model, and
         ``cross`` is filled.
     resume : Moments or None

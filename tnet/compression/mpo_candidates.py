@@ -16,7 +16,7 @@ from tnet.formats import MatrixProductOperator
 from tnet.nn import MPOLinear
 from tnet.options import Stopping
 
-__all__ = ["balanced_factors", "bonds_for", "fit_mpo", "mpo_entries", "mpo_rivals"]
+__all__ = ["balanced_factors", "bonds_for", "fit_mpo", "mpo_entries", "mpo_rivals", "mpo_shapes"]
 
 #: Shares of the dense elements at which MPOs are fitted, the probe's first.
 _SHARES = (0.5, 0.75)
@@ -70,20 +70,26 @@ def fit_mpo(weight: torch.Tensor, metric: Metric, bonds: tuple[int, ...]) -> Mat
     return result.tensor
 
 
+def mpo_shapes(m: int, n: int, shares: Sequence[float] = _SHARES) -> list[tuple[tuple[int, ...], int, int]]:
+    """Return bonds, elements and multiply-adds a token of the MPOs on the menu of an (m, n) layer."""
+    rows, columns = balanced_factors(m, _N_CORES), balanced_factors(n, _N_CORES)
+    shapes = []
+    for share in shares:
+        bonds = bonds_for(rows, columns, int(share * m * n))
+        layer = MPOLinear(rows, columns, bonds, bias=False, device="meta")
+        shapes.append((bonds, sum(core.numel() for core in layer.parameters()), layer.macs))
+    return shapes
+
+
 def mpo_entries(
     weight: torch.Tensor, metric: Metric, shares: Sequence[float] = _SHARES
 ) -> list[tuple[tuple[int, ...], int, int, float]]:
     """Return bonds, elements, multiply-adds a token and loss of the MPOs on a layer's menu."""
     m, n = weight.shape
-    rows, columns = balanced_factors(m, _N_CORES), balanced_factors(n, _N_CORES)
     entries = []
-    for share in shares:
-        bonds = bonds_for(rows, columns, int(share * m * n))
-        tensor = fit_mpo(weight, metric, bonds)
-        loss = kronecker_loss(weight - tensor.to_dense(), metric.rows[0], metric.column)
-        entries.append(
-            (bonds, tensor.n_params, MPOLinear(rows, columns, bonds, bias=False, device="meta").macs, loss)
-        )
+    for bonds, elements, macs in mpo_shapes(m, n, shares):
+        left_out = weight - fit_mpo(weight, metric, bonds).to_dense()
+        entries.append((bonds, elements, macs, kronecker_loss(left_out, metric.rows[0], metric.column)))
     return entries
 
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from tnet.compression.allocation import Allocation, Choice, allocate
-from tnet.compression.catalogue import build_sites, choose_shrinkage, probe_groups
+from tnet.compression.allocation import Allocation, Choice, allocate, check_budget
+from tnet.compression.catalogue import build_sites, choose_shrinkage, least_sites, probe_groups
 from tnet.compression.fitting import Fitted, contiguous, fit, merge, ridge_target
 from tnet.compression.job import Job, moments_of, prepare
 from tnet.compression.moments import Moments
-from tnet.compression.quality import CausalQuality, Judge, Quality, mean_damage, measure
+from tnet.compression.quality import CausalQuality, Judge, mean_damage, measure
 from tnet.compression.result import CompressionResult, checkpoint_bytes
 from tnet.compression.settings import Settings
 from tnet.compression.surgery import install
 from tnet.compression.whitening import Shrinkage
-from tnet.errors import InputError
+from tnet.errors import InputError, QualityGateError
 
 __all__ = ["CalibrationWarning", "compress", "finish", "plan_compression"]
 
@@ -50,6 +49,7 @@ def compress(
     sequence_length: int = 256,
     batch_size: int = 4,
     refine: bool = True,
+    max_increase: float | None = None,
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
     rng: int = 0,
@@ -83,8 +83,8 @@ def compress(
         Regular expression on module names; None takes every ``nn.Linear`` / ``Conv1D`` of the repeated blocks.
     candidates : "auto" or iterable of str
         Of "dense", "interpolative" (low rank at every rank), "shared" (joint low rank of layers that read the
-        same input) and "mpo". "auto" takes all; MPOs only for layer types in which a probe finds them near
-        low rank.
+        same input) and "mpo". "auto" takes all; MPOs only for layer shapes in which a probe finds them within
+        1.25 times the loss of low rank.
     sensitivity : {"fisher", "output"}
         ``"output"`` needs no backward pass: F is replaced by the inverse of the mean squared output.
     dtype : {"bfloat16", "float16", "float32"}
@@ -95,6 +95,10 @@ def compress(
     refine : bool
         Whether C and F are estimated once more on the compressed model, and each block is refitted by ridge
         regression where that lowers the held-out loss.
+    max_increase : float or None
+        Quality gate on :attr:`CompressionResult.increase`, the relative increase of the perplexity (1 - mean
+        cosine for an encoder). Nothing that is computed depends on it: after a miss the same call with another
+        value continues from the checkpoint.
     checkpoint : path or None
         Folder for the parts of the work. The same call continues from it after an interruption; it is removed
         at the end.
@@ -118,6 +122,9 @@ def compress(
     MemoryLimitError
         If the second moments do not fit into memory.
 
+    QualityGateError
+        If the result misses ``max_increase``; it is the error's ``result``, and the model is the original again.
+
     Warns
     -----
     CalibrationWarning
@@ -134,6 +141,7 @@ def compress(
     .. [martens2015] J. Martens, R. Grosse, "Optimizing neural networks with Kronecker-factored approximate
        curvature", ICML 2015.
     """
+    _check_gate(max_increase)
     job = prepare(
         model, calibration, evaluation, tokenizer, checkpoint, device, progress,
         Settings.checked(
@@ -143,6 +151,13 @@ def compress(
     )  # fmt: skip
     try:
         result = _compress(job)
+        _warn_of_poor_calibration(result)
+        if max_increase is not None and not result.increase <= max_increase:
+            raise QualityGateError(
+                f"the quality gate is missed: the loss rose by {result.increase:.2%}, allowed were "
+                f"{max_increase:.2%}; keep more parameters, or allow a larger increase.",
+                result,
+            )
     except BaseException:
         job.original.put_back(model)
         raise
@@ -189,6 +204,13 @@ def plan_compression(
     budget = _budget(job)
     moments = moments_of(job, "first", job.statistics)
     return _choose(job, "first", moments, _shrinkage(job, moments), budget)
+
+
+def _check_gate(max_increase: float | None) -> None:
+    if max_increase is None:
+        return
+    if isinstance(max_increase, bool) or not isinstance(max_increase, (int, float)) or not max_increase >= 0:
+        raise InputError(f"max_increase={max_increase!r}: give the increase that is allowed, such as 0.05, or None.")
 
 
 def _compress(job: Job) -> CompressionResult:
@@ -242,32 +264,34 @@ def finish(
     validation_losses: Mapping[str, float] | None = None,
     shrinkage: Shrinkage | None = None,
 ) -> CompressionResult:
-    """Round the weights to the storage dtype and measure what came out."""
+    """Round the weights to the storage dtype, and measure them against the original as it came."""
     settings, model = job.settings, job.model
-    replaced = any(choice.kind != "dense" for choice in choices)
-    with _rounded(model, settings.storage) if replaced else nullcontext():
-        with job.timed("measure"), job.reporter.stage("measure", len(job.evaluation)) as advance:
-            before, after = measure(
-                model, job.original, job.objective, job.evaluation,
-                batch_size=settings.batch_size, on_sequences=advance,
-            )  # fmt: skip
-            held_out, seen = _generalisation(job, after)
-        return CompressionResult(
-            model=model,
-            settings=settings,
-            choices=choices,
-            targets=tuple(job.problem.targets.values()),
-            before=before,
-            after=after,
-            predicted_loss=predicted,
-            calibration_loss=seen,
-            held_out_loss=held_out,
-            validation_losses=dict(validation_losses or {}),
-            shrinkage=shrinkage,
-            bytes_before=job.bytes_before,
-            bytes_after=checkpoint_bytes(model, settings.storage),
-            seconds=dict(job.seconds),
+    if any(choice.kind != "dense" for choice in choices):
+        _round(model, settings.storage)
+    with job.timed("measure"), job.reporter.stage("measure", len(job.evaluation)) as advance:
+        before, after = measure(
+            model, job.original, job.objective, job.evaluation,
+            batch_size=settings.batch_size, on_sequences=advance,
+        )  # fmt: skip
+        seen = mean_damage(
+            model, job.original, job.objective, job.statistics[:_JUDGED], batch_size=settings.batch_size
         )
+    return CompressionResult(
+        model=model,
+        settings=settings,
+        choices=choices,
+        targets=tuple(job.problem.targets.values()),
+        before=before,
+        after=after,
+        predicted_loss=predicted,
+        calibration_loss=seen,
+        held_out_loss=after.kl if isinstance(after, CausalQuality) else 1.0 - after.cosine,
+        validation_losses=dict(validation_losses or {}),
+        shrinkage=shrinkage,
+        bytes_before=job.bytes_before,
+        bytes_after=checkpoint_bytes(model, settings.storage),
+        seconds=dict(job.seconds),
+    )
 
 
 def _shrinkage(job: Job, moments: Moments) -> Shrinkage:
@@ -302,7 +326,7 @@ def _choose(job: Job, name: str, moments: Moments, shrinkage: Shrinkage, budget:
             lambda _group: advance(next(done)),
         )
     with job.timed("allocate"):
-        allocation = allocate(sites, budget, unit="params" if job.settings.ratio else "bytes")
+        allocation = allocate(sites, budget, unit=job.settings.unit)
     job.store(
         f"allocation-{name}",
         {
@@ -316,6 +340,13 @@ def _choose(job: Job, name: str, moments: Moments, shrinkage: Shrinkage, budget:
 
 
 def _budget(job: Job) -> int:
+    """Return what the target layers may cost, or raise InputError if no allocation could."""
+    budget = _target_budget(job)
+    check_budget(least_sites(job.problem, job.settings.candidates), budget, unit=job.settings.unit)
+    return budget
+
+
+def _target_budget(job: Job) -> int:
     dense = sum(target.n_params for target in job.problem.targets.values())
     if job.settings.ratio is not None:
         return int(job.settings.ratio * dense)
@@ -386,30 +417,17 @@ def _refine(state: _State, allocation: Allocation, moments: Moments, shrinkage: 
     return allocation
 
 
-@contextmanager
-def _rounded(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Round every weight to the storage dtype and keep it in its own: what is measured is what is saved.
-
-    If the block raises, the weights have their values again.
-    """
+def _round(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round every weight to the storage dtype and keep it in its own: what is measured is what is saved."""
     # Buffers that are not saved, such as rotary frequencies, are computed anew by the reader: not rounded.
-    saved = model.state_dict(keep_vars=True).values()
-    unrounded = [(tensor, tensor.data) for tensor in saved if tensor.is_floating_point()]
-    try:
-        for tensor, values in unrounded:
-            tensor.data = values.to(dtype).to(tensor.dtype)
-        yield
-    except BaseException:
-        for tensor, values in unrounded:
-            tensor.data = values
-        raise
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype).to(tensor.dtype)
 
 
-def _generalisation(job: Job, after: Quality) -> tuple[float, float]:
-    """Damage on the held-out evaluation data, as measured, and on a little of the calibration data."""
-    held_out = after.kl if isinstance(after, CausalQuality) else 1.0 - after.cosine
-    sequences = job.statistics[:_JUDGED]
-    seen = mean_damage(job.model, job.original, job.objective, sequences, batch_size=job.settings.batch_size)
+def _warn_of_poor_calibration(result: CompressionResult) -> None:
+    """Tell the caller of :func:`compress` when the damage on held-out text is much larger."""
+    held_out, seen = result.held_out_loss, result.calibration_loss
     if held_out > _GENERALISATION * seen and held_out > 1e-3:
         warnings.warn(
             f"the damage on held-out text is {held_out:.3g}, {held_out / max(seen, 1e-12):.1f} times that on the "
@@ -417,4 +435,3 @@ def _generalisation(job: Job, after: Quality) -> tuple[float, float]:
             CalibrationWarning,
             stacklevel=3,
         )
-    return held_out, seen

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from torch import nn
 
 from tnet.compression.objective import CausalObjective, EncoderObjective
-from tnet.compression.original import OriginalLayers
+from tnet.compression.original import OriginalModel
 from tnet.compression.sequences import TokenSequence, batches
 
 __all__ = ["CausalQuality", "EncoderQuality", "Judge", "Quality", "mean_damage", "measure"]
@@ -65,7 +65,7 @@ Quality = CausalQuality | EncoderQuality
 
 def measure(
     model: Any,
-    original: OriginalLayers,
+    original: OriginalModel,
     objective: CausalObjective | EncoderObjective,
     sequences: Sequence[TokenSequence],
     *,
@@ -100,7 +100,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _pairs(
     model: Any,
-    original: OriginalLayers,
+    original: OriginalModel,
     objective: CausalObjective | EncoderObjective,
     sequences: Sequence[TokenSequence],
     batch_size: int,
@@ -122,7 +122,7 @@ def _pairs(
 
 def _measure_causal(
     model: Any,
-    original: OriginalLayers,
+    original: OriginalModel,
     objective: CausalObjective,
     sequences: Sequence[TokenSequence],
     batch_size: int,
@@ -153,7 +153,7 @@ def _perplexity(nll: float, count: int) -> float:
 
 def _measure_encoder(
     model: Any,
-    original: OriginalLayers,
+    original: OriginalModel,
     objective: EncoderObjective,
     sequences: Sequence[TokenSequence],
     batch_size: int,
@@ -181,7 +181,7 @@ def _measure_encoder(
 
 def mean_damage(
     model: Any,
-    original: OriginalLayers,
+    original: OriginalModel,
     objective: CausalObjective | EncoderObjective,
     sequences: Sequence[TokenSequence],
     *,
@@ -213,7 +213,7 @@ class Judge:
     def __init__(
         self,
         model: Any,
-        original: OriginalLayers,
+        original: OriginalModel,
         objective: CausalObjective | EncoderObjective,
         sequences: Sequence[TokenSequence],
         batch_size: int,

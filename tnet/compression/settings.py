@@ -103,6 +103,11 @@ class Settings:
         )
 
     @property
+    def unit(self) -> Literal["params", "bytes"]:
+        """What the budget counts."""
+        return "bytes" if self.ratio is None else "params"
+
+    @property
     def storage(self) -> torch.dtype:
         """The storage dtype."""
         return STORAGE_DTYPES[self.dtype]
