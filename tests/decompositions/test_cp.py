@@ -165,7 +165,7 @@ def test_ctrl_c_returns_the_last_complete_sweep() -> None:
 
 def test_ctrl_c_within_a_sweep_does_not_tear_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(4, 5, 6))
-    module = sys.modules["tnet.decompositions.cp"]
+    module = sys.modules["tnet.decompositions.cp_als"]
     solve, calls = module.cholesky_solve_gram, itertools.count()
 
     def interrupted(G: Any, M: Any) -> Any:
