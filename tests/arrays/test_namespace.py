@@ -33,14 +33,13 @@ from tnet.arrays import (
 from tnet.errors import BackendError, InputError
 
 
-def test_namespace_is_that_of_the_library(xp, convert):
+def test_namespace_is_that_of_the_library(xp, convert, library):
     x = convert(np.ones((2, 3)))
     assert array_namespace(x) is xp
     assert array_namespace(None, x, None, x) is xp
-    assert library_name(x) == {"array_api_compat.numpy": "numpy", "array_api_compat.torch": "torch"}.get(
-        xp.__name__, "array_api_strict"
-    )
-    assert device_kind(x) == "cpu"
+    names = {f"array_api_compat.{name}": name for name in ("numpy", "torch", "cupy")}
+    assert library_name(x) == names.get(xp.__name__, "array_api_strict")
+    assert device_kind(x) == ("cuda" if library in ("torch-cuda", "cupy") else "cpu")
     assert is_torch(x) == (library_name(x) == "torch")
 
 
