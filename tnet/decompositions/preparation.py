@@ -21,7 +21,7 @@ from tnet.arrays import (
 )
 from tnet.errors import InputError
 
-__all__ = ["Prepared", "prepare", "rescaled"]
+__all__ = ["Prepared", "part_exponent_limit", "prepare", "rescaled"]
 
 # |log2| of the entries that a part may hold: products of a few such parts stay in range.
 _PART_EXPONENT = {"float16": 10, "bfloat16": 100, "float32": 100, "complex64": 100}
@@ -99,7 +99,7 @@ def rescaled(parts: Sequence[Array], carrier: int, prepared: Prepared) -> list[A
         In the dtype of the input.
     """
     parts = list(parts)
-    limit = _PART_EXPONENT.get(_bare(prepared.dtype), _WIDE_PART_EXPONENT)
+    limit = part_exponent_limit(prepared.dtype)
     exponent = prepared.exponent + _exponent_of(parts[carrier])
     if abs(exponent) <= limit or len(parts) == 1:
         parts[carrier] = scale_by_power_of_two(parts[carrier], prepared.exponent)
@@ -109,6 +109,11 @@ def rescaled(parts: Sequence[Array], carrier: int, prepared: Prepared) -> list[A
         share, rest = divmod(exponent, len(parts))
         parts = [scale_by_power_of_two(part, share + (k < rest)) for k, part in enumerate(parts)]
     return [astype(part, prepared.dtype) for part in parts]
+
+
+def part_exponent_limit(dtype: Any) -> int:
+    """Return the largest ``|log2|`` of entries for which products of a few parts stay in range."""
+    return _PART_EXPONENT.get(_bare(dtype), _WIDE_PART_EXPONENT)
 
 
 def _exponent_of(part: Array) -> int:
