@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 import tnet
 from tnet.decompositions import IterationInfo
-from tnet.decompositions.dimension_tree import balanced_split, sweep
 from tnet.errors import BackendError, ConvergenceWarning, InputError, ShapeError
 from tnet.formats import CPTensor
 from tnet.options import Stopping
@@ -64,7 +63,7 @@ def test_the_objective_never_rises(seed: int, init: Any, ridge: float) -> None:
 
     def record(info: IterationInfo[CPTensor]) -> None:
         penalty = ridge * float(np.sum(info.tensor.weights**2)) / np.linalg.norm(x) ** 2
-        objective.append(info.error**2 + penalty)
+        objective.append(float(info.error**2 + penalty))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -204,41 +203,6 @@ def test_dependent_components_are_solved_by_the_pseudo_inverse() -> None:
     result = tnet.cp(x, 3, rng=0, stopping=Stopping(max_iter=50))
     assert result.error < 1e-6
     assert all(np.all(np.isfinite(part)) for part in result.tensor.arrays)
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 4), (2, 3, 4), (2, 3, 4, 2), (2, 3, 2, 2, 3, 2, 2)])
-@pytest.mark.parametrize("complex_", [False, True])
-def test_the_tree_gives_every_mttkrp_from_newest_factors(
-    shape: tuple[int, ...], complex_: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tnet.decompositions.dimension_tree._PANEL", 20)  # several panels even here
-    rng = np.random.default_rng(0)
-    draw = lambda *size: rng.normal(size=size) + (1j * rng.normal(size=size) if complex_ else 0)  # noqa: E731
-    x, R = draw(*shape), 3
-    factors = [draw(n, R) for n in shape]
-    seen: list[int] = []
-    letters = "abcdefg"[: len(shape)]
-
-    def update(mode: int, M: Any) -> Any:
-        others = [k for k in range(len(shape)) if k != mode]
-        terms = ",".join([letters, *(f"{letters[k]}z" for k in others)])
-        operands = [factors[k].conj() for k in others]
-        if operands:
-            wanted = np.einsum(f"{terms}->{letters[mode]}z", x, *operands)
-        else:
-            wanted = np.repeat(x[:, None], R, axis=1)
-        assert np.allclose(M, wanted)
-        seen.append(mode)
-        return draw(shape[mode], R)
-
-    sweep(x, factors, update)
-    assert seen == list(range(len(shape)))
-
-
-def test_halves_are_balanced() -> None:
-    assert balanced_split((100, 10, 10)) == 1
-    assert balanced_split((10, 10, 100)) == 2
-    assert balanced_split((4, 4, 4, 4)) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Literal
 
 from tnet.arrays import Array, array_namespace, astype, cholesky_solve_gram, conj, dtype_name, is_complex
 from tnet.decompositions.cp_fit import CPFit, as_returned, is_degenerate
-from tnet.decompositions.dimension_tree import sweep
+from tnet.decompositions.dimension_tree import mttkrp_cycle
 from tnet.decompositions.iteration import Callback, IterationInfo
 from tnet.decompositions.preparation import Prepared
 from tnet.decompositions.residual import exact_error
@@ -73,11 +74,13 @@ class _Als:
 
     def run(self, stopping: Stopping, callback: Callback[CPTensor] | None, started: float) -> Status:
         """Sweep until a criterion of ``stopping`` holds; Ctrl-C keeps the last complete sweep."""
+        products = mttkrp_cycle(self._prepared.array, self._factors)
         errors: tuple[float, ...] = ()
         seconds: tuple[float, ...] = ()
         try:
             for iteration in range(1, stopping.max_iter + 1):
-                sweep(self._prepared.array, self._factors, self._update)
+                for mode, M in itertools.islice(products, len(self._factors)):
+                    self._factors[mode] = self._update(mode, M)
                 cosines = self._hadamard_of_grams(skip=None)
                 error, kind = self._error(cosines)
                 self._magnitudes.append(float(self._xp.linalg.vector_norm(self._weights)))
