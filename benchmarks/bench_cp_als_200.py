@@ -1,4 +1,4 @@
-"""Ten sweeps of CP-ALS on a 200^3 tensor at rank 20 take at most 1/1.8 of the best peer's time, from the same start."""
+"""Ten sweeps of CP-ALS of 200^3 at rank 20 take at most 1/1.8 of the best peer's time, from the same start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ten sweeps of CP-ALS on a 60^4 tensor at rank 20 take at most 1/3.0 of the best peer's time, from the same start."""
+"""Ten sweeps of CP-ALS of 60^4 at rank 20 take at most 1/3 of the best peer's time, from the same start."""
 
 from __future__ import annotations
 
