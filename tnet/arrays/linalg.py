@@ -328,16 +328,15 @@ def cholesky_solve_gram(G: Array, M: Array) -> Array:
     fails, or its smallest squared pivot is below ``eps * R`` times the largest), the
     pseudo-inverse from the eigenvalues above ``eps * R * lambda_max`` takes its place.
     """
-    check_finite(G, "G")
     xp = array_namespace(G, M)
     R = int(G.shape[0])
-    cutoff = R * float(xp.finfo(real_dtype(G)).eps)
+    cutoff = R * float(xp.finfo(G.dtype).eps)
     L = _cholesky_or_none(xp, G)
     if L is not None:
         pivots = xp.real(xp.linalg.diagonal(L)) if is_complex(L) else xp.linalg.diagonal(L)
+        # A NaN in G fails this comparison, and is named below.
         if float(xp.min(pivots)) ** 2 > cutoff * float(xp.max(pivots)) ** 2:
-            half = solve_triangular(L, adjoint(M), lower=True)
-            return adjoint(solve_triangular(adjoint(L), half, lower=False))
+            return adjoint(_solve_from_cholesky(L, adjoint(M)))
     values, vectors = eigh_descending(G)
     keep = values > cutoff * values[0]
     safe = xp.where(keep, values, xp.ones_like(values))
@@ -353,6 +352,19 @@ def _cholesky_or_none(xp: Any, G: Array) -> Array | None:
         return xp.linalg.cholesky(G)
     except np.linalg.LinAlgError:
         return None
+
+
+def _solve_from_cholesky(L: Array, B: Array) -> Array:
+    """Return X with ``L L^H X = B``."""
+    if isinstance(L, np.ndarray):
+        from scipy.linalg import get_lapack_funcs
+
+        (solve,) = get_lapack_funcs(("potrs",), (L, B))
+        return solve(L, B, lower=True)[0]
+    if is_torch(L):
+        return array_namespace(L).cholesky_solve(B, L)
+    half = solve_triangular(L, B, lower=True)
+    return solve_triangular(adjoint(L), half, lower=False)
 
 
 def _blame_input(small: Array, Y: Array) -> None:

@@ -51,6 +51,9 @@ _WHOLE = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
 # without a word, but warns of the cache inside array_api_compat.
 _NAMESPACE_OF: dict[type, Namespace] = {}
 
+# The name of each dtype met: NumPy takes 5 us to spell one.
+_NAME_OF: dict[tuple[type, Any], str] = {}
+
 
 def is_torch(x: object) -> bool:
     """Return whether ``x`` is a torch tensor, without importing torch."""
@@ -287,7 +290,12 @@ def total_size(shape: Sequence[int]) -> int:
 
 
 def _bare_name(dtype: Any) -> str:
-    return str(dtype).rpartition(".")[2] if not isinstance(dtype, type) else np.dtype(dtype).name
+    key = (type(dtype), dtype)  # dtypes of two libraries may share a hash, and refuse to be compared
+    name = _NAME_OF.get(key)
+    if name is None:
+        name = str(dtype).rpartition(".")[2] if not isinstance(dtype, type) else np.dtype(dtype).name
+        _NAME_OF[key] = name
+    return name
 
 
 def _converted(x: object, name: str) -> np.ndarray:
