@@ -9,9 +9,31 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tnet.arrays import to_numpy
-from tnet.formats import CPTensor, LowRank, MatrixProductOperator, TensorFormat, TensorTrain, TuckerTensor
+from tnet.formats import (
+    BlockTensorTrain,
+    CPTensor,
+    HierarchicalTucker,
+    KroneckerSum,
+    LowRank,
+    MatrixProductOperator,
+    TensorFormat,
+    TensorRing,
+    TensorTrain,
+    TuckerTensor,
+)
+from tnet.formats.hierarchical_tucker import balanced_tree, tree_nodes
 
-KINDS = ("cp", "tucker", "tensor_train", "matrix_product_operator", "low_rank")
+KINDS = (
+    "cp",
+    "tucker",
+    "tensor_train",
+    "tensor_ring",
+    "hierarchical_tucker",
+    "matrix_product_operator",
+    "low_rank",
+    "kronecker_sum",
+    "block_tensor_train",
+)
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
 seeds = st.integers(0, 2**32 - 1)
@@ -33,7 +55,10 @@ def random_format(
     rank: int = 2,
     dtype: str = "float64",
 ) -> Any:
-    """Return a format of this kind; operators take ``shape`` as row digits and turn it for the columns."""
+    """Return a format of this kind; operators take ``shape`` as row digits and turn it for the columns.
+
+    Kronecker sums and block tensor trains have two digits: the first and the last of ``shape``.
+    """
 
     def draw(*size: int) -> Any:
         return convert(random_array(rng, size, dtype))
@@ -52,6 +77,18 @@ def random_format(
             return MatrixProductOperator(tuple(cores))
         case "low_rank":
             return LowRank(draw(shape[0], rank), draw(rank, shape[-1]))
+        case "kronecker_sum" | "block_tensor_train":
+            m, n = shape[0], shape[-1]
+            if kind == "kronecker_sum":
+                return KroneckerSum(draw(rank, m, n), draw(rank, n, m))
+            return BlockTensorTrain(draw(m, n, n, rank), draw(n, rank, m, m))
+        case "tensor_ring":
+            return TensorRing(tuple(draw(rank, n, rank) for n in shape))
+        case "hierarchical_tucker":
+            tree = balanced_tree(len(shape))
+            inner = [node for node in tree_nodes(tree) if node.children]
+            transfers = (draw(*[rank] * len(node.children), rank if k else 1) for k, node in enumerate(inner))
+            return HierarchicalTucker(tuple(draw(n, rank) for n in shape), tuple(transfers), tree)
     raise AssertionError(kind)
 
 

@@ -17,7 +17,7 @@ from tnet.errors import BackendError, InputError, RankError, ShapeError
 from tnet.formats import LowRank, TensorTrain
 
 TRAINS = ("tensor_train", "matrix_product_operator")
-ROUNDABLE = (*TRAINS, "tucker", "low_rank")
+ROUNDABLE = (*TRAINS, "tucker", "hierarchical_tucker", "low_rank", "kronecker_sum", "block_tensor_train")
 orders = st.lists(st.integers(2, 4), min_size=1, max_size=4).map(tuple)
 
 
@@ -68,8 +68,11 @@ def test_rank_is_respected_and_quasi_optimal(kind, seed, rank):
     assert max(as_tuple(y.rank)) <= rank
     tails = []
     for matrix in _unfoldings(kind, t):
+        if kind == "block_tensor_train":
+            (m1, m2), (n1, n2) = t.row_shape, t.column_shape
+            matrix = matrix.reshape(m1, m2, n1, n2).transpose(0, 2, 1, 3)
         values = np.linalg.svd(matrix, compute_uv=False)
-        tails.append(float(np.sum(values[rank:] ** 2)))
+        tails.append(float(np.sum(values[..., rank:] ** 2)))
     # Each tail bounds the best error from below, their sum bounds ours from above.
     squared = float(np.linalg.norm(dense(y) - dense(t)) ** 2)
     assert max(tails) * (1 - 1e-9) - 1e-20 <= squared <= sum(tails) * (1 + 1e-9) + 1e-20
@@ -77,9 +80,12 @@ def test_rank_is_respected_and_quasi_optimal(kind, seed, rank):
 
 def _unfoldings(kind, t):
     x = dense(t)
-    if kind == "low_rank":
+    if kind in ("low_rank", "block_tensor_train"):
         return [x]
-    if kind == "tucker":
+    if kind == "kronecker_sum":
+        (m1, m2), (n1, n2) = t.row_shape, t.column_shape
+        return [x.reshape(m1, m2, n1, n2).transpose(0, 2, 1, 3).reshape(m1 * n1, m2 * n2)]
+    if kind in ("tucker", "hierarchical_tucker"):  # of the tree ((0, 1), 2) the nodes are the modes
         return [unfold(x, k) for k in range(x.ndim)]
     if kind == "matrix_product_operator":
         d = len(t.cores)

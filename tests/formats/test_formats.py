@@ -10,9 +10,21 @@ from torch.utils import _pytree
 from tests.strategies import DTYPES, KINDS, close, dense, random_array, random_format, seeds, shapes
 from tnet.arrays import dtype_name, to_numpy
 from tnet.errors import BackendError, InputError, MemoryLimitError, ShapeError
-from tnet.formats import CPTensor, LowRank, MatrixProductOperator, TensorNetwork, TensorTrain, TuckerTensor
+from tnet.formats import (
+    BlockTensorTrain,
+    CPTensor,
+    HierarchicalTucker,
+    KroneckerSum,
+    LowRank,
+    MatrixProductOperator,
+    TensorNetwork,
+    TensorRing,
+    TensorTrain,
+    TuckerTensor,
+)
+from tnet.formats.hierarchical_tucker import balanced_tree, tree_nodes
 
-OPERATORS = ("matrix_product_operator", "low_rank")
+OPERATORS = ("matrix_product_operator", "low_rank", "kronecker_sum", "block_tensor_train")
 
 
 @pytest.fixture(params=KINDS)
@@ -43,7 +55,9 @@ def test_network_is_the_same_tensor(kind, convert, seed, shape):
 
 def test_ranks(kind):
     t = random_format(kind, np.random.default_rng(0), shape=(3, 4, 5), rank=2)
-    expected = {"cp": 2, "low_rank": 2, "tucker": (2, 2, 2)}.get(kind, (2, 2))
+    scalar = dict.fromkeys(("cp", "low_rank", "kronecker_sum", "block_tensor_train"), 2)
+    expected = {"tucker": (2, 2, 2), "tensor_ring": (2, 2, 2), "hierarchical_tucker": (2,) * 4} | scalar
+    expected = expected.get(kind, (2, 2))
     assert t.rank == expected
     if kind == "matrix_product_operator":
         assert (t.row_shape, t.column_shape, t.shape) == ((3, 4, 5), (5, 4, 3), (60, 60))
@@ -187,6 +201,26 @@ def ones(*shape):
         (lambda: TensorTrain("ab"), InputError, "cores=str"),
         (lambda: MatrixProductOperator((ones(1, 2, 1),)), ShapeError, "give 4 axes"),
         (lambda: MatrixProductOperator((ones(1, 2, 2, 2),)), ShapeError, "boundary bonds of size 1 and 2"),
+        (lambda: TensorRing((ones(2, 2),)), ShapeError, r"cores\[0\].*give 3 axes"),
+        (lambda: TensorRing((ones(2, 2, 3), ones(3, 2, 1))), ShapeError, "bond 0.*size 1.*with 2"),
+        (lambda: TensorRing((ones(2, 2, 3), ones(2, 2, 2))), ShapeError, "bond 1.*size 3.*with 2"),
+        (lambda: KroneckerSum(ones(2, 2), ones(1, 2, 2)), ShapeError, "left has shape"),
+        (lambda: KroneckerSum(ones(1, 2, 2), ones(2, 2)), ShapeError, "right has shape"),
+        (lambda: KroneckerSum(ones(1, 2, 2), ones(2, 2, 2)), ShapeError, "left has 1 terms, right has 2"),
+        (lambda: BlockTensorTrain(ones(2, 2), ones(1, 2, 2, 2)), ShapeError, "left has shape"),
+        (lambda: BlockTensorTrain(ones(1, 2, 2, 2), ones(2, 2)), ShapeError, "right has shape"),
+        (lambda: BlockTensorTrain(ones(4, 5, 3, 2), ones(4, 2, 3, 6)), ShapeError, r"shape \(3, 2, 4, n_2\)"),
+        (lambda: HierarchicalTucker((ones(3, 2),), (ones(2, 1),), 0), ShapeError, "tree=0"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 2, 1),), "01"), ShapeError, "tree='01'"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 2, 1),), (0, 0)), ShapeError, "modes 0 to 1 once"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 2, 1),), (0, 2)), ShapeError, "modes 0 to 1 once"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 2, 1),), (0, (1,))), ShapeError, "two children"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 2, 1),), (0, True)), ShapeError, "nested tuples"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 2, 1),) * 2, (0, 1)), ShapeError, "2 transfers"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 2),), (0, 1)), ShapeError, "give 3 axes"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 3, 1),), (0, 1)), ShapeError, "size 3 in axis 1"),
+        (lambda: HierarchicalTucker((ones(3, 2),) * 2, (ones(2, 2, 2),), (0, 1)), ShapeError, "root's last axis"),
+        (lambda: HierarchicalTucker((ones(3),) * 2, (ones(2, 2, 1),), (0, 1)), ShapeError, "factors.*2 axes"),
         (lambda: LowRank(ones(2), ones(1, 2)), ShapeError, "left has shape"),
         (lambda: LowRank(ones(2, 1), ones(2)), ShapeError, "right has shape"),
         (lambda: LowRank(ones(2, 3), ones(2, 3)), ShapeError, "left has 3 columns, right has 2 rows"),
@@ -210,6 +244,56 @@ def test_many_modes():
     with pytest.raises(MemoryLimitError, match="bytes"):
         TensorTrain((np.ones((1, 2, 1)),) * 60).to_dense()
     assert TensorTrain((np.ones((1, 1, 1)),) * 60).to_dense().shape == (1,) * 60
+
+
+@pytest.mark.parametrize("tree", [(0, 1, 2, 3), ((3, 1), (0, 2)), (((2, 0), 3), 1), ([3, (1, 0)], 2)])
+def test_hierarchical_tucker_on_any_tree(tree, convert):
+    rng = np.random.default_rng(0)
+    shape = (2, 3, 4, 5)
+    ranks = dict(enumerate((1, 2, 3, 2, 4, 3, 2)))
+    as_tuples = in_tuples(tree)
+    nodes = tree_nodes(as_tuples)
+    factors, transfers = [None] * 4, []
+    for j, node in enumerate(nodes):
+        if node.children:
+            size = (*(ranks[child] for child in node.children), ranks[j])
+            transfers.append(convert(random_array(rng, size)))
+        else:
+            factors[node.modes[0]] = convert(random_array(rng, (shape[node.modes[0]], ranks[j])))
+    t = HierarchicalTucker(factors, transfers, tree)
+    assert t.tree == as_tuples
+    assert t.shape == shape
+    assert t.rank == tuple(ranks[j] for j in range(1, len(nodes)))
+    close(t.to_dense(), dense(t))
+
+
+def in_tuples(tree):
+    return tuple(map(in_tuples, tree)) if isinstance(tree, (tuple, list)) else tree
+
+
+def test_balanced_trees():
+    assert balanced_tree(1) == (0,)
+    assert balanced_tree(2) == (0, 1)
+    assert balanced_tree(6) == (((0, 1), 2), ((3, 4), 5))
+
+
+def test_a_ring_closes_with_the_trace():
+    rng = np.random.default_rng(0)
+    G, H = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 5, 2))
+    wanted = [[np.trace(G[:, i] @ H[:, j]) for j in range(5)] for i in range(3)]
+    close(TensorRing((G, H)).to_dense(), np.array(wanted))
+
+
+def test_kronecker_sums_and_blocks_by_their_definition():
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 5, 6))
+    close(KroneckerSum(A, B).to_dense(), np.kron(A[0], B[0]) + np.kron(A[1], B[1]))
+    L, R = rng.normal(size=(2, 3, 4, 1)), rng.normal(size=(4, 1, 2, 5))
+    W = np.asarray(BlockTensorTrain(L, R))
+    assert W.shape == (6, 20)
+    for i in range(2):
+        for j in range(4):
+            close(W[3 * i : 3 * i + 3, 5 * j : 5 * j + 5], np.outer(L[i, :, j, 0], R[j, 0, i]))
 
 
 def test_empty_mode():
@@ -243,6 +327,7 @@ class TestTorch:
 
     def test_compiles_without_graph_break(self, kind):
         t = random_format(kind, np.random.default_rng(0), torch.tensor)
+        torch.compiler.reset()  # one function over all kinds: dynamo gives up after a few of them
 
         @torch.compile(fullgraph=True, backend="eager")
         def doubled(value):

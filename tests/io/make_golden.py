@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from tnet.formats import CPTensor, LowRank, MatrixProductOperator, TensorNetwork, TensorTrain, TuckerTensor
+from tnet.formats import (
+    BlockTensorTrain,
+    CPTensor,
+    HierarchicalTucker,
+    KroneckerSum,
+    LowRank,
+    MatrixProductOperator,
+    TensorNetwork,
+    TensorRing,
+    TensorTrain,
+    TuckerTensor,
+)
 from tnet.io import save
 from tnet.io.serial import FORMAT_VERSION
 from tnet.results import Decomposition, History, Status
@@ -33,6 +44,12 @@ def golden_objects() -> dict[str, Any]:
         "tensor_train": TensorTrain((numbers(1, 3, 2, dtype="complex128"), numbers(2, 4, 1, dtype="complex128"))),
         "matrix_product_operator": MatrixProductOperator((numbers(1, 2, 3, 2), numbers(2, 3, 2, 1))),
         "low_rank": LowRank(numbers(4, 2, dtype="float16"), numbers(2, 3, dtype="float16")),
+        "tensor_ring": TensorRing((numbers(2, 3, 1), numbers(1, 4, 3), numbers(3, 2, 2))),
+        "hierarchical_tucker": HierarchicalTucker(
+            (numbers(3, 2), numbers(4, 2), numbers(2, 1)), (numbers(3, 1, 1), numbers(2, 2, 3)), ((0, 1), 2)
+        ),
+        "kronecker_sum": KroneckerSum(numbers(2, 3, 2), numbers(2, 2, 4)),
+        "block_tensor_train": BlockTensorTrain(numbers(2, 3, 4, 1), numbers(4, 1, 2, 3)),
         "network": TensorNetwork((numbers(2, 3), numbers(3, 4)), (("a", "é"), ("é", "c")), ("c", "a")),
         "decomposition": Decomposition(
             cp, 0.1, "gram", Status.MAX_ITER, History((0.5, 0.1), (0.25, 0.75)), 1.5, 2**100 + 1

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from tnet.algebra.operands import Operand, as_operand, unsupported
 from tnet.arrays import Array, array_namespace, astype, compute_dtype, einsum
 from tnet.errors import ShapeError
-from tnet.formats import LowRank, MatrixProductOperator, TensorFormat, TensorTrain
+from tnet.formats import BlockTensorTrain, KroneckerSum, LowRank, MatrixProductOperator, TensorFormat, TensorTrain
 
 __all__ = ["matvec"]
 
 
-def matvec(operator: MatrixProductOperator | LowRank, x: Operand) -> Operand:
+_Operator: TypeAlias = MatrixProductOperator | LowRank | KroneckerSum | BlockTensorTrain
+
+
+def matvec(operator: _Operator, x: Operand) -> Operand:
     r"""Return :math:`y = W x`.
 
     Parameters
     ----------
-    operator : MatrixProductOperator or LowRank, shape (m, n)
+    operator : MatrixProductOperator, LowRank, KroneckerSum or BlockTensorTrain, shape (m, n)
     x : TensorTrain or array
         For a MatrixProductOperator, a TensorTrain of shape ``operator.column_shape``; or an array
         of shape (n,) or (n, k).
@@ -37,8 +42,8 @@ def matvec(operator: MatrixProductOperator | LowRank, x: Operand) -> Operand:
     -----
     Train times train: ``m n r^2 q^2`` multiply-adds for each core.
     """
-    if not isinstance(operator, (MatrixProductOperator, LowRank)):
-        raise unsupported("matvec", [operator], "give a MatrixProductOperator or LowRank first.")
+    if not isinstance(operator, _Operator):
+        raise unsupported("matvec", [operator], "give an operator first, such as a MatrixProductOperator.")
     x = as_operand(x, "x")
     if not isinstance(x, TensorFormat):
         return operator @ x

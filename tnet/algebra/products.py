@@ -7,7 +7,9 @@ from typing import Any
 
 from tnet.algebra.canonical import canonicalise
 from tnet.algebra.operands import Operand, as_operand, check_same_shape, unsupported
+from tnet.algebra.thin_factors import Thin, thin_factors, with_thin_factors
 from tnet.algebra.trains import three_axis_cores, with_cores
+from tnet.algebra.trees import orthogonalised, tree_inner
 from tnet.arrays import (
     Array,
     adjoint,
@@ -27,15 +29,21 @@ from tnet.arrays import (
 )
 from tnet.errors import ShapeError
 from tnet.formats import (
+    BlockTensorTrain,
     CPTensor,
+    HierarchicalTucker,
+    KroneckerSum,
     LowRank,
     MatrixProductOperator,
     TensorFormat,
+    TensorRing,
     TensorTrain,
     TuckerTensor,
 )
 
-__all__ = ["hadamard", "inner", "norm"]
+__all__ = ["check_same_split", "hadamard", "inner", "norm"]
+
+_Split = (MatrixProductOperator, KroneckerSum, BlockTensorTrain)
 
 
 def inner(a: Operand, b: Operand) -> Array:
@@ -61,8 +69,10 @@ def inner(a: Operand, b: Operand) -> Array:
     Notes
     -----
     Formats of one kind are not multiplied out. Multiply-adds: CP ``R^2 sum n_k``; Tucker
-    ``r sum n_k r_k`` and ``d`` mode products of the core; trains ``2 d n r^3``; low rank
-    ``(m + n) r^2``. With a dense array, the format is made dense.
+    ``r sum n_k r_k`` and ``d`` mode products of the core; trains ``2 d n r^3``; rings ``2 d n r^5``;
+    hierarchical Tucker ``d n r^2 + 3 d r^4``; low rank ``(m + n) r^2``, as Kronecker sums for
+    ``m = m_1 n_1`` and ``n = m_2 n_2``, and block tensor trains for each block. With a dense array, the
+    format is made dense.
     """
     a, b = as_operand(a, "a"), as_operand(b, "b")
     check_same_shape("inner", a, b)
@@ -93,16 +103,16 @@ def norm(t: Operand) -> Array:
 
     Notes
     -----
-    For Tucker, trains and low rank the parts are orthogonalised first, so that the norm of a small
-    difference of large tensors is right. For CP the squared norm is a sum over pairs of
-    terms: what cancels below ``sqrt(eps)`` of the terms is lost.
+    For all formats but CP and rings the parts are orthogonalised first, so that the norm of a small
+    difference of large tensors is right. For CP and rings the squared norm is the inner product with
+    itself: what cancels below ``sqrt(eps)`` of the terms is lost.
     """
     t = as_operand(t, "t")
     parts = _arrays(t)
     for part in parts:
         require_floating(part, "t")
     wide = _cast(t, compute_dtype(*parts))
-    value = _cp_norm(wide) if isinstance(wide, CPTensor) else _array_norm(_condensed(wide))
+    value = _gram_norm(wide) if isinstance(wide, (CPTensor, TensorRing)) else _array_norm(_condensed(wide))
     common = common_dtype(*parts)
     return value if array_namespace(*parts).isdtype(common, "complex floating") else astype(value, common)
 
@@ -140,18 +150,28 @@ def hadamard(a: Operand, b: Operand) -> Operand:
             check_same_split("hadamard", a, b)
             cores = [_kronecker_of_bonds(x, y) for x, y in zip(three_axis_cores(a), three_axis_cores(b), strict=True)]
             return with_cores(a, cores)
-        case LowRank(), LowRank():
-            (left,) = _rowwise_pairs((a.left,), (b.left,))
-            (right,) = _rowwise_pairs((xp.matrix_transpose(a.right),), (xp.matrix_transpose(b.right),))
-            return LowRank(left, xp.matrix_transpose(right))
+        case TensorRing(), TensorRing():
+            return TensorRing(tuple(map(_kronecker_of_bonds, a.cores, b.cores)))
+        case HierarchicalTucker(), HierarchicalTucker():
+            check_same_split("hadamard", a, b)
+            transfers = tuple(map(_kronecker, a.transfers, b.transfers))
+            return HierarchicalTucker(_rowwise_pairs(a.factors, b.factors), transfers, a.tree)
+        case (LowRank(), LowRank()) | (KroneckerSum(), KroneckerSum()) | (BlockTensorTrain(), BlockTensorTrain()):
+            check_same_split("hadamard", a, b)
+            (tall, wide), (tall_b, wide_b) = thin_factors(a), thin_factors(b)
+            wides = xp.matrix_transpose(wide), xp.matrix_transpose(wide_b)
+            tall, wide = _rowwise_pairs((tall, wides[0]), (tall_b, wides[1]))
+            return with_thin_factors(a, tall, xp.matrix_transpose(wide))
     if isinstance(a, TensorFormat) or isinstance(b, TensorFormat):
         raise unsupported("hadamard", [a, b], "bring both to one kind, for example with .to_dense().")
     return a * b
 
 
 def check_same_split(operation: str, a: TensorFormat, b: TensorFormat) -> None:
-    """Raise ShapeError if two operators split their rows or columns differently."""
-    if isinstance(a, MatrixProductOperator) and isinstance(b, MatrixProductOperator):
+    """Raise ShapeError if two operators split their rows or columns differently, or two trees differ."""
+    if isinstance(a, HierarchicalTucker) and isinstance(b, HierarchicalTucker) and a.tree != b.tree:
+        raise ShapeError(f"{operation}: dimension trees {a.tree} and {b.tree} differ; give equal trees.")
+    if isinstance(a, _Split) and isinstance(b, _Split):
         splits = (a.row_shape, a.column_shape), (b.row_shape, b.column_shape)
         if splits[0] != splits[1]:
             raise ShapeError(
@@ -169,8 +189,15 @@ def _inner(a: Operand, b: Operand) -> Array:
         case (TensorTrain(), TensorTrain()) | (MatrixProductOperator(), MatrixProductOperator()):
             check_same_split("inner", a, b)
             return _train_inner(three_axis_cores(a), three_axis_cores(b))
-        case LowRank(), LowRank():
-            return _dense_inner(adjoint(b.left) @ a.left, b.right @ adjoint(a.right))
+        case TensorRing(), TensorRing():
+            return _ring_inner(a.cores, b.cores)
+        case HierarchicalTucker(), HierarchicalTucker():
+            check_same_split("inner", a, b)
+            return tree_inner(a, b)
+        case (LowRank(), LowRank()) | (KroneckerSum(), KroneckerSum()) | (BlockTensorTrain(), BlockTensorTrain()):
+            check_same_split("inner", a, b)
+            (tall, wide), (tall_b, wide_b) = thin_factors(a), thin_factors(b)
+            return _dense_inner(adjoint(tall_b) @ tall, wide_b @ adjoint(wide))
     if isinstance(a, TensorFormat) and isinstance(b, TensorFormat):
         raise unsupported("inner", [a, b], "bring both to one kind, or make one dense with .to_dense().")
     return _dense_inner(_dense(a), _dense(b))
@@ -199,18 +226,31 @@ def _train_inner(a: list[Array], b: list[Array]) -> Array:
     return xp.reshape(state, ())
 
 
+def _ring_inner(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
+    """Zip two rings together; the state is (first bonds of conj a and of b, next bonds of both)."""
+    xp = array_namespace(*a, *b)
+    state = einsum(xp, "pnq,rns->prqs", conj(a[0]), b[0])
+    for x, y in zip(a[1:], b[1:], strict=True):
+        state = einsum(xp, "prqs,snt->prqnt", state, y)
+        state = einsum(xp, "qnu,prqnt->prut", conj(x), state)
+    p, r = state.shape[:2]
+    return xp.linalg.trace(xp.reshape(state, (p * r, p * r)))
+
+
 def _condensed(t: Operand) -> Array:
     """Return an array of the same norm as ``t``, the parts around it being orthogonalised."""
-    if isinstance(t, TuckerTensor):
-        for part in t.arrays:
-            check_finite(part, "t")
-        return ttm_chain(t.core, [qr(factor)[1] for factor in t.factors], range(t.ndim))
     if isinstance(t, (TensorTrain, MatrixProductOperator)):
         return canonicalise(t, 0).cores[0]
-    if isinstance(t, LowRank):
+    if isinstance(t, TensorFormat):
         for part in t.arrays:
             check_finite(part, "t")
-        return qr(t.left)[1] @ adjoint(qr(adjoint(t.right))[1])
+    if isinstance(t, TuckerTensor):
+        return ttm_chain(t.core, [qr(factor)[1] for factor in t.factors], range(t.ndim))
+    if isinstance(t, HierarchicalTucker):
+        return orthogonalised(t).transfers[0]
+    if isinstance(t, Thin):
+        tall, wide = thin_factors(t)
+        return qr(tall)[1] @ adjoint(qr(adjoint(wide))[1])
     return _dense(t)
 
 
@@ -219,7 +259,7 @@ def _array_norm(x: Array) -> Array:
     return scale_by_power_of_two(array_namespace(x).linalg.vector_norm(scaled.array), scaled.exponent)
 
 
-def _cp_norm(t: CPTensor) -> Array:
+def _gram_norm(t: CPTensor | TensorRing) -> Array:
     xp = array_namespace(*t.arrays)
     exponent = 0
     parts = []
@@ -229,18 +269,21 @@ def _cp_norm(t: CPTensor) -> Array:
         fine = math.frexp(math.sqrt(scaled.squared_norm))[1]
         parts.append(scale_by_power_of_two(scaled.array, -fine))
         exponent += scaled.exponent + fine
-    unit = CPTensor(parts[0], tuple(parts[1:]))
-    squared = xp.sum(_cp_gram(unit, unit))
+    if isinstance(t, CPTensor):
+        unit = CPTensor(parts[0], tuple(parts[1:]))
+        squared = xp.sum(_cp_gram(unit, unit))
+    else:
+        squared = _ring_inner(tuple(parts), tuple(parts))
     squared = xp.real(squared) if is_complex(squared) else squared
     root = xp.sqrt(xp.where(squared > 0, squared, xp.zeros_like(squared)))
     return scale_by_power_of_two(root, exponent)
 
 
 def _rowwise_pairs(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Return the row-wise Kronecker product of each pair: (n, r), (n, s) -> (n, r s)."""
+    """Return the row-wise Kronecker product of each pair: (..., n, r), (..., n, s) -> (..., n, r s)."""
     xp = array_namespace(*a, *b)
     return tuple(
-        xp.reshape(x[:, :, None] * y[:, None, :], (x.shape[0], x.shape[1] * y.shape[1]))
+        xp.reshape(x[..., :, None] * y[..., None, :], (*x.shape[:-1], x.shape[-1] * y.shape[-1]))
         for x, y in zip(a, b, strict=True)
     )
 

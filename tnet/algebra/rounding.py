@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from tnet.algebra.operands import bounded_ranks, unsupported
+from tnet.algebra.thin_factors import Thin, thin_factors, with_thin_factors
 from tnet.algebra.trains import right_orthogonal_step, three_axis_cores, with_cores
+from tnet.algebra.trees import orthogonalised
 from tnet.algebra.unfolding import unfold
 from tnet.arrays import (
     Array,
@@ -21,15 +23,26 @@ from tnet.arrays import (
     require_floating,
     scale_by_power_of_two,
     svd_truncated,
+    to_numpy,
     total_size,
     ttm_chain,
 )
-from tnet.formats import CPTensor, LowRank, MatrixProductOperator, TensorFormat, TensorTrain, TuckerTensor
+from tnet.formats import (
+    CPTensor,
+    HierarchicalTucker,
+    MatrixProductOperator,
+    TensorFormat,
+    TensorTrain,
+    TuckerTensor,
+)
+from tnet.formats.hierarchical_tucker import TreeNode, tree_nodes
 from tnet.options import Truncation, check_rank_or_rtol
 
 __all__ = ["round"]
 
-T = TypeVar("T", bound=TensorTrain | MatrixProductOperator | TuckerTensor | LowRank)
+_Roundable = TensorTrain | MatrixProductOperator | TuckerTensor | HierarchicalTucker | Thin
+
+T = TypeVar("T", bound=_Roundable)
 
 
 def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None = None) -> T:
@@ -37,9 +50,10 @@ def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None =
 
     Parameters
     ----------
-    t : TensorTrain, MatrixProductOperator, TuckerTensor or LowRank
+    t : TensorTrain, MatrixProductOperator, TuckerTensor, HierarchicalTucker, LowRank, KroneckerSum, BlockTensorTrain
     rank : int or sequence of int
-        Largest rank of each bond (trains) or mode (Tucker). One integer bounds them all.
+        Largest rank of each bond (trains), mode (Tucker) or node below the root (hierarchical Tucker). One
+        integer bounds them all.
     rtol : float
         Relative Frobenius error of the whole tensor, ``||t - y|| <= rtol ||t||``, in [0, 1).
         Give exactly one of ``rank`` and ``rtol``.
@@ -48,7 +62,7 @@ def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None =
     -------
     Same kind as ``t``
         Trains: left-orthogonal, all weight in the last core. Tucker: orthonormal factors.
-        Low rank: orthonormal rows in ``right``.
+        Low rank, Kronecker sums, blocks of block tensor trains: orthonormal rows in ``right``.
 
     Raises
     ------
@@ -70,13 +84,16 @@ def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None =
     ``d n r^3`` flops times a small constant. The squared error is the sum of what the steps
     discard. With ``rtol``, each step may spend an equal share of what is left of
     ``rtol^2 ||t||^2``. With ``rank``, the error is at most ``sqrt(d - 1)`` times that of the best
-    approximation of these ranks (``sqrt(d)`` for Tucker).
+    approximation of these ranks (``sqrt(d)`` for Tucker, ``sqrt(2 d - 3)`` for hierarchical Tucker on a
+    binary tree [3]_, 1 for the others).
 
     References
     ----------
     .. [1] I. V. Oseledets, "Tensor-train decomposition", SIAM J. Sci. Comput. 33 (2011), Alg. 2.
     .. [2] N. Vannieuwenhoven, R. Vandebril, K. Meerbergen, "A new truncation strategy for the
        higher-order singular value decomposition", SIAM J. Sci. Comput. 34 (2012).
+    .. [3] L. Grasedyck, "Hierarchical singular value decomposition of tensors", SIAM J. Matrix Anal. Appl. 31
+       (2010).
 
     Examples
     --------
@@ -92,8 +109,8 @@ def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None =
     check_rank_or_rtol(rank, rtol)
     if isinstance(t, CPTensor):
         raise unsupported("round", [t], "a CP rank cannot be cut by an SVD; refit with tnet.cp(t.to_dense(), rank).")
-    if not isinstance(t, (TensorTrain, MatrixProductOperator, TuckerTensor, LowRank)):
-        remedy = "give a TensorTrain, MatrixProductOperator, TuckerTensor or LowRank."
+    if not isinstance(t, _Roundable):
+        remedy = "give a train, a Tucker or hierarchical Tucker tensor, a Kronecker sum, or a low-rank or BTT matrix."
         raise unsupported("round", [t], remedy)
     for k, part in enumerate(t.arrays):
         require_floating(part, f"array {k} of t")
@@ -104,9 +121,11 @@ def round(t: T, rank: int | Sequence[int] | None = None, *, rtol: float | None =
         rounded: TensorFormat = _round_train(work, rank, rtol)
     elif isinstance(work, TuckerTensor):
         rounded = _round_tucker(work, rank, rtol)
+    elif isinstance(work, HierarchicalTucker):
+        rounded = _round_tree(work, rank, rtol)
     else:
-        assert isinstance(work, LowRank)  # the kinds were checked above
-        rounded = _round_low_rank(work, rank, rtol)
+        assert isinstance(work, Thin)  # the kinds were checked above
+        rounded = _round_thin(work, rank, rtol)
     return rounded.map_arrays(lambda part: astype(part, dtype))  # type: ignore[return-value]
 
 
@@ -172,14 +191,78 @@ def _round_tucker(t: TuckerTensor, rank: int | Sequence[int] | None, rtol: float
     return TuckerTensor(scale_by_power_of_two(core, exponent), tuple(factors))
 
 
-def _round_low_rank(t: LowRank, rank: int | Sequence[int] | None, rtol: float | None) -> LowRank:
-    ranks = None if rank is None else bounded_ranks(rank, [min(t.shape)], "bond")
-    left, R = qr(t.left)
-    right, S = qr(adjoint(t.right))
+def _round_tree(t: HierarchicalTucker, rank: int | Sequence[int] | None, rtol: float | None) -> HierarchicalTucker:
+    """Cut every node at the singular values of its own unfolding, from the root to the leaves."""
+    nodes = tree_nodes(t.tree)
+    sizes = [total_size([t.shape[k] for k in node.modes]) for node in nodes]
+    limits = [min(size, sizes[0] // size) if size else 0 for size in sizes[1:]]
+    ranks = None if rank is None else bounded_ranks(rank, limits, "node")
+    t = orthogonalised(t)
+    factors, transfers = list(t.factors), list(t.transfers)
+    transfers[0], exponent, squared_norm = balanced_scale(transfers[0], "t")
+    # The two children of a binary root share one unfolding and one spectrum: they are cut alike, at one price.
+    twins = nodes[0].children if len(nodes[0].children) == 2 else ()
+    order = [child for node in nodes for child in node.children if child not in twins[1:]]
+    if ranks is not None:
+        least = min((ranks[child - 1] for child in twins), default=0)
+        ranks = tuple(least if child in twins else ranks[child - 1] for child in order)
+    cuts = _cuts(transfers, nodes, order, _Budget(ranks, rtol, squared_norm))
+    for j, node in enumerate(nodes):
+        if not node.children:
+            factors[node.modes[0]] = factors[node.modes[0]] @ cuts[j]
+            continue
+        below = [adjoint(cuts[child]) for child in node.children]
+        core = ttm_chain(transfers[node.transfer], below, range(len(below)))
+        if j:
+            core = ttm_chain(core, [array_namespace(core).matrix_transpose(cuts[j])], [core.ndim - 1])
+        transfers[node.transfer] = core
+    transfers[0] = scale_by_power_of_two(transfers[0], exponent)
+    return HierarchicalTucker(tuple(factors), tuple(transfers), t.tree)
+
+
+def _cuts(
+    transfers: Sequence[Array], nodes: Sequence[TreeNode], order: Sequence[int], budget: _Budget
+) -> list[Array]:
+    """Return the leading singular vectors of each node's unfolding, in its orthonormal basis.
+
+    ``order`` names the nodes that the budget pays for; one that is not in it is cut as its sibling was.
+    """
+    xp = array_namespace(*transfers)
+    cuts: list[Array] = [None] * len(nodes)
+    # The unfolding of a node, in its basis, is its root times an isometry: the roots pass down the tree.
+    roots: list[Array] = [None] * len(nodes)
+    for j, node in enumerate(nodes):
+        spread = transfers[node.transfer] if node.children else None
+        if j and node.children:
+            spread = ttm_chain(spread, [xp.matrix_transpose(roots[j])], [len(node.children)])
+        for axis, child in enumerate(node.children):
+            U, values, _ = xp.linalg.svd(unfold(spread, axis), full_matrices=False)
+            roots[child] = adjoint(_row_scaled(adjoint(U), values))
+            if child in order:
+                squares = to_numpy(values * values).tolist()
+                kept = budget.step(order.index(child), len(order)).keep(squares)
+                budget.spend(math.fsum(squares[kept:]))
+            else:
+                kept = cuts[node.children[0]].shape[1]
+            cuts[child] = U[:, :kept]
+    return cuts
+
+
+def _round_thin(t: Thin, rank: int | Sequence[int] | None, rtol: float | None) -> Thin:
+    xp = array_namespace(*t.arrays)
+    tall, wide = thin_factors(t)
+    limits = [min(int(tall.shape[-2]), int(wide.shape[-1]))]
+    ranks = None if rank is None else bounded_ranks(rank, limits, "bond")
+    left, R = qr(tall)
+    right, S = qr(adjoint(wide))
     middle, exponent, squared_norm = balanced_scale(R @ adjoint(S), "t")
-    U, values, Vh, _ = svd_truncated(middle, _Budget(ranks, rtol, squared_norm).step(0, 1))
-    scaled = adjoint(_row_scaled(adjoint(U), values))
-    return LowRank(scale_by_power_of_two(left @ scaled, exponent), Vh @ adjoint(right))
+    U, values, Vh = xp.linalg.svd(middle, full_matrices=False)
+    # All blocks of a block tensor train have one rank: what a rank discards is counted over all of them.
+    squares = xp.sum(xp.reshape(values * values, (-1, values.shape[-1])), axis=0)
+    kept = _Budget(ranks, rtol, squared_norm).step(0, 1).keep(to_numpy(squares).tolist())
+    scaled = U[..., :kept] * astype(values[..., None, :kept], U.dtype)
+    tall = scale_by_power_of_two(left @ scaled, exponent)
+    return with_thin_factors(t, tall, Vh[..., :kept, :] @ adjoint(right))
 
 
 def _row_scaled(matrix: Array, values: Array) -> Array:

@@ -10,15 +10,20 @@ import numpy as np
 
 from tnet.algebra.operands import Operand, as_operand, check_same_shape, unsupported
 from tnet.algebra.products import check_same_split
+from tnet.algebra.thin_factors import thin_factors, with_thin_factors
 from tnet.algebra.trains import three_axis_cores, with_cores
 from tnet.arrays import Array, array_namespace, astype, common_dtype, is_complex
 from tnet.errors import InputError
 from tnet.formats import (
+    BlockTensorTrain,
     CPTensor,
+    HierarchicalTucker,
+    KroneckerSum,
     LowRank,
     MatrixProductOperator,
     TensorFormat,
     TensorNetwork,
+    TensorRing,
     TensorTrain,
     TuckerTensor,
 )
@@ -67,9 +72,17 @@ def add(a: Operand, b: Operand) -> Operand:
             case (TensorTrain(), TensorTrain()) | (MatrixProductOperator(), MatrixProductOperator()):
                 check_same_split("add", a, b)
                 return with_cores(a, _added_cores(three_axis_cores(a), three_axis_cores(b)))
-            case LowRank(), LowRank():
-                left = xp.concat((a.left, b.left), axis=1)
-                return LowRank(left, xp.concat((a.right, b.right), axis=0))
+            case TensorRing(), TensorRing():
+                cores = [_block_diagonal(x, y, (0, 2)) for x, y in zip(a.cores, b.cores, strict=True)]
+                return TensorRing(tuple(cores))
+            case HierarchicalTucker(), HierarchicalTucker():
+                check_same_split("add", a, b)
+                return _added_trees(a, b)
+            case (LowRank(), LowRank()) | (KroneckerSum(), KroneckerSum()) | (BlockTensorTrain(), BlockTensorTrain()):
+                check_same_split("add", a, b)
+                (tall, wide), (tall_b, wide_b) = thin_factors(a), thin_factors(b)
+                tall, wide = xp.concat((tall, tall_b), axis=-1), xp.concat((wide, wide_b), axis=-2)
+                return with_thin_factors(a, tall, wide)
     raise unsupported("add", [a, b], "bring both to one kind, for example with .to_dense().")
 
 
@@ -80,7 +93,7 @@ def scale(t: Operand, factor: complex) -> Operand:
     ----------
     t : format or array
     factor : float or complex
-        A Python or NumPy number. It goes into the weights, the core, the first core, the left
+        A Python or NumPy number. It goes into the weights, the core, the first core, the root, the left
         factor or the first tensor; the other parts are shared with ``t``.
 
     Returns
@@ -102,9 +115,11 @@ def scale(t: Operand, factor: complex) -> Operand:
         return dataclasses.replace(t, weights=_times(t.weights, number))
     if isinstance(t, TuckerTensor):
         return dataclasses.replace(t, core=_times(t.core, number))
-    if isinstance(t, (TensorTrain, MatrixProductOperator)):
+    if isinstance(t, (TensorTrain, TensorRing, MatrixProductOperator)):
         return dataclasses.replace(t, cores=(_times(t.cores[0], number), *t.cores[1:]))
-    if isinstance(t, LowRank):
+    if isinstance(t, HierarchicalTucker):
+        return dataclasses.replace(t, transfers=(_times(t.transfers[0], number), *t.transfers[1:]))
+    if isinstance(t, (LowRank, KroneckerSum, BlockTensorTrain)):
         return dataclasses.replace(t, left=_times(t.left, number))
     if isinstance(t, TensorNetwork):
         return dataclasses.replace(t, tensors=(_times(t.tensors[0], number), *t.tensors[1:]))
@@ -143,3 +158,14 @@ def _added_cores(a: list[Array], b: list[Array]) -> list[Array]:
     xp = array_namespace(*a, *b)
     middle = [_block_diagonal(x, y, (0, 2)) for x, y in zip(a[1:-1], b[1:-1], strict=True)]
     return [xp.concat((a[0], b[0]), axis=2), *middle, xp.concat((a[-1], b[-1]), axis=0)]
+
+
+def _added_trees(a: HierarchicalTucker, b: HierarchicalTucker) -> HierarchicalTucker:
+    """Return bases side by side and transfers corner to corner; the root has one basis vector, their sum."""
+    xp = array_namespace(*a.arrays, *b.arrays)
+    factors = [xp.concat(pair, axis=1) for pair in zip(a.factors, b.factors, strict=True)]
+    transfers = [
+        _block_diagonal(x, y, range(x.ndim if k else x.ndim - 1))
+        for k, (x, y) in enumerate(zip(a.transfers, b.transfers, strict=True))
+    ]
+    return HierarchicalTucker(tuple(factors), tuple(transfers), a.tree)

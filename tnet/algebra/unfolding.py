@@ -9,7 +9,7 @@ from tnet import arrays
 from tnet.algebra.operands import Operand, as_operand, check_mode, unsupported
 from tnet.arrays import Array, array_namespace, as_array, total_size
 from tnet.errors import ShapeError
-from tnet.formats import CPTensor, TensorFormat, TensorTrain, TuckerTensor
+from tnet.formats import CPTensor, HierarchicalTucker, TensorFormat, TensorRing, TensorTrain, TuckerTensor
 
 __all__ = ["fold", "mode_product", "unfold"]
 
@@ -81,7 +81,7 @@ def mode_product(t: Operand, matrix: Array, mode: int) -> Operand:
 
     Parameters
     ----------
-    t : array, CPTensor, TuckerTensor or TensorTrain of shape (n_1, ..., n_d)
+    t : array, CPTensor, TuckerTensor, HierarchicalTucker, TensorTrain or TensorRing of shape (n_1, ..., n_d)
     matrix : array, shape (m, n_k)
     mode : int
         k, counted from 0; negative from the end.
@@ -102,15 +102,15 @@ def mode_product(t: Operand, matrix: Array, mode: int) -> Operand:
             f"matrix of shape {tuple(matrix.shape)} in mode {mode} of size {t.shape[mode]}: "
             f"give shape (m, {t.shape[mode]})."
         )
-    if isinstance(t, (CPTensor, TuckerTensor)):
+    if isinstance(t, (CPTensor, TuckerTensor, HierarchicalTucker)):
         array_namespace(matrix, *t.arrays)
         factors = list(t.factors)
         factors[mode] = matrix @ factors[mode]
         return dataclasses.replace(t, factors=tuple(factors))
-    if isinstance(t, TensorTrain):
+    if isinstance(t, (TensorTrain, TensorRing)):
         cores = list(t.cores)
         cores[mode] = arrays.mode_product(cores[mode], matrix, 1)
-        return TensorTrain(tuple(cores))
+        return dataclasses.replace(t, cores=tuple(cores))
     if isinstance(t, TensorFormat):
         raise unsupported("mode_product", [t], "use t.to_dense(), or add the matrix to the network.")
     return arrays.mode_product(t, matrix, mode)

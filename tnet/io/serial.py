@@ -15,10 +15,14 @@ from tnet import __version__
 from tnet.arrays import Array, array_namespace, dtype_name, is_torch
 from tnet.errors import FormatError, InputError, TnetError
 from tnet.formats import (
+    BlockTensorTrain,
     CPTensor,
+    HierarchicalTucker,
+    KroneckerSum,
     LowRank,
     MatrixProductOperator,
     TensorNetwork,
+    TensorRing,
     TensorTrain,
     TuckerTensor,
 )
@@ -36,7 +40,18 @@ FORMAT_VERSION = 1
 _KEY = "tnet"
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (CPTensor, TuckerTensor, TensorTrain, MatrixProductOperator, LowRank, TensorNetwork)
+    for kind in (
+        CPTensor,
+        TuckerTensor,
+        TensorTrain,
+        TensorRing,
+        HierarchicalTucker,
+        MatrixProductOperator,
+        LowRank,
+        KroneckerSum,
+        BlockTensorTrain,
+        TensorNetwork,
+    )
 }
 _ERROR_KINDS = ("exact", "gram", "bound")
 
@@ -46,7 +61,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    obj : CPTensor, TuckerTensor, TensorTrain, MatrixProductOperator, LowRank, TensorNetwork or Decomposition
+    obj : a format of :mod:`tnet.formats`, or a Decomposition
         Its arrays are written bit for bit; gradients and devices are not kept.
     path : str or path
         The file to make or replace, whole or not at all; ``.safetensors`` is the customary ending.
