@@ -8,7 +8,7 @@ underflow, and only then is the input rescaled, by a power of two, which is exac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +92,7 @@ def check_finite(x: Array, name: str = "x") -> None:
     )
 
 
-def balanced_scale(x: Array, name: str = "x") -> Scaled:
+def balanced_scale(x: Array, name: str = "x", first_pass: Callable[[Array], float] | None = None) -> Scaled:
     """Return ``x`` in the range where squares neither overflow nor underflow.
 
     Parameters
@@ -101,6 +101,9 @@ def balanced_scale(x: Array, name: str = "x") -> Scaled:
         Floating point; half precision belongs in float32 first.
     name : str
         What to call it in an error.
+    first_pass : callable, optional
+        Returns the squared norm of ``x``, NaN or infinite where an entry is: for an algorithm whose own first
+        pass shows it. Default: :func:`squared_norm`.
 
     Returns
     -------
@@ -127,7 +130,10 @@ def balanced_scale(x: Array, name: str = "x") -> Scaled:
     >>> bool(np.all(np.ldexp(y, exponent) == x)), bool(0.1 < squared_norm < 10)
     (True, True)
     """
-    norm2 = squared_norm(x, name)
+    measure = first_pass or _sum_of_squares
+    norm2 = measure(x)
+    if not math.isfinite(norm2):
+        check_finite(x, name)
     safe = _SAFE_EXPONENT.get(dtype_name(x), 56)
     if 2.0**-safe < norm2 < 2.0**safe:
         return Scaled(x, 0, norm2)
@@ -138,7 +144,7 @@ def balanced_scale(x: Array, name: str = "x") -> Scaled:
     # abs of a complex entry can itself overflow although both its parts are finite.
     exponent = math.frexp(largest)[1] if math.isfinite(largest) else 1024
     scaled = scale_by_power_of_two(x, -exponent)
-    return Scaled(scaled, exponent, _sum_of_squares(scaled))
+    return Scaled(scaled, exponent, measure(scaled))
 
 
 def scale_by_power_of_two(x: Array, exponent: int) -> Array:

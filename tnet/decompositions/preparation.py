@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tnet.arrays import (
@@ -38,7 +38,7 @@ class Prepared(NamedTuple):
     is_half: bool
 
 
-def prepare(x: object, name: str = "x") -> Prepared:
+def prepare(x: object, name: str = "x", first_pass: Callable[[Array], float] | None = None) -> Prepared:
     """Check an input and bring it into the precision and range to compute in.
 
     Parameters
@@ -47,6 +47,8 @@ def prepare(x: object, name: str = "x") -> Prepared:
         Real or complex floating point, of order at least 1, not empty.
     name : str
         What to call it in an error.
+    first_pass : callable, optional
+        Returns the squared norm, as in :func:`tnet.arrays.balanced_scale`.
 
     Returns
     -------
@@ -69,7 +71,7 @@ def prepare(x: object, name: str = "x") -> Prepared:
         raise InputError(f"{name} of shape {tuple(array.shape)} is empty: every mode needs an entry.")
     if is_torch(array):
         array = array.detach()
-    scaled = balanced_scale(to_compute(array), name)
+    scaled = balanced_scale(to_compute(array), name, first_pass)
     return Prepared(
         scaled.array,
         scaled.exponent,

@@ -61,6 +61,7 @@ class ErrorBudget:
         self._ranks = ranks
         self._allowed = 0.0 if rtol is None else rtol * rtol * squared_norm
         self._steps_left = n_steps
+        self.squared_norm = squared_norm
         self.spent = 0.0
 
     def truncation(self, place: int) -> Truncation:
@@ -97,7 +98,7 @@ def error_floor(method: str, x: Array) -> float:
     return 100 * eps if method in ("tsqr", "svd") or not _is_double(x) else 10 * _GRAM_RESOLUTION
 
 
-def leading_basis(Y: Array, truncation: Truncation, method: str) -> Basis:
+def leading_basis(Y: Array, truncation: Truncation, method: str, G: Array | None = None) -> Basis:
     """Return an orthonormal basis of the leading left singular vectors of ``Y``.
 
     Parameters
@@ -107,6 +108,8 @@ def leading_basis(Y: Array, truncation: Truncation, method: str) -> Basis:
     method : {"auto", "gram", "tsqr", "svd"}
         ``"auto"`` starts from the Gram matrix and turns to TSQR when singular values are kept that the
         Gram matrix does not resolve.
+    G : array, shape (m, m), optional
+        The Gram matrix of ``Y``, where it is known already.
 
     Notes
     -----
@@ -120,7 +123,7 @@ def leading_basis(Y: Array, truncation: Truncation, method: str) -> Basis:
         found = svd_truncated(R, truncation)
         return Basis(Q @ found.U, found.discarded)
     if method in ("auto", "gram"):
-        basis = basis_from_gram(gram(Y), truncation, Y, accept_roundoff=method == "gram")
+        basis = basis_from_gram(gram(Y) if G is None else G, truncation, Y, accept_roundoff=method == "gram")
         if basis is not None:
             return basis
     found = svd_truncated(Y, truncation) if method == "svd" else tsqr_truncated(Y, truncation)

@@ -6,9 +6,22 @@ import math
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from tnet.algebra import bounded_ranks
-from tnet.arrays import Array, adjoint, array_namespace, conj, total_size
+from tnet.arrays import (
+    Array,
+    adjoint,
+    array_namespace,
+    conj,
+    device_kind,
+    gram,
+    is_complex,
+    squared_norm,
+    total_size,
+)
 from tnet.decompositions.preparation import Prepared, prepare, rescaled
+from tnet.decompositions.projection import measured_projection
 from tnet.decompositions.residual import error_after_rounding, exact_error
 from tnet.decompositions.truncated_basis import (
     ErrorBudget,
@@ -67,8 +80,11 @@ def tt(
     Notes
     -----
     The sweep starts at the end with the smaller mode. The first step costs ``N min(n_1, n_d)``
-    multiply-adds and dominates; memory is that of ``x`` times ``1 + r / n`` of the first step. The error
-    is at most :math:`\sqrt{d - 1}` times that of the best train of the same ranks [1]_. With ``rtol`` each
+    multiply-adds and dominates; ``x`` is read twice (Gram matrix, projection) and never copied, so
+    that memory beyond it is ``r / n`` of it for the first step. What a step cuts is measured during the projection
+    where the Gram matrix cannot tell it; if it exceeds the budget, QR finds a better basis.
+
+    The error is at most :math:`\sqrt{d - 1}` times that of the best train of the same ranks [1]_. With ``rtol`` each
     step may spend an equal share of the squared error that is left.
 
     References
@@ -88,16 +104,50 @@ def tt(
     """
     started = time.perf_counter()
     check_rank_or_rtol(rank, rtol)
-    prepared = prepare(x)
+    first = _FirstPass(method, rtol)
+    prepared = prepare(x, first_pass=first)
     method_used = resolve_method(method, rtol, prepared.array)
     shape = tuple(int(n) for n in prepared.array.shape)
     ranks = None if rank is None else bounded_ranks(rank, rank_limits(shape), "bond")
-    cores, carrier, error = train_of(prepared, shape, ranks, rtol, method_used)
+    cores, carrier, error = train_of(prepared, shape, ranks, rtol, method_used, first.gram_of(prepared.array))
     tensor = TensorTrain(tuple(rescaled(cores, carrier, prepared)))
     if prepared.is_half:
         error = error_after_rounding(prepared, tensor)
     seconds = time.perf_counter() - started
     return Decomposition(tensor, error, "exact", Status.DIRECT, History(), seconds)
+
+
+class _FirstPass:
+    """The first pass over the input: the Gram matrix of the first unfolding, whose trace is the squared norm."""
+
+    def __init__(self, method: Method, rtol: float | None) -> None:
+        self._method, self._rtol = method, rtol
+        self._array: Array | None = None
+        self._gram: Array | None = None
+
+    def __call__(self, array: Array) -> float:
+        """Return the squared norm; not finite where an entry is not, or where squares overflow."""
+        shape = tuple(int(n) for n in array.shape)
+        by_gram = resolve_method(self._method, self._rtol, array) in ("auto", "gram")
+        m = min(shape[0], shape[-1])
+        if not by_gram or array.ndim == 1 or m * m > total_size(shape) or device_kind(array) == "meta":
+            return squared_norm(array)
+        xp = array_namespace(array)
+        n = total_size(shape) // m
+        first = xp.reshape(array, (m, n)) if _goes_right(shape) else xp.matrix_transpose(xp.reshape(array, (n, m)))
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            G = gram(first)
+        self._array, self._gram = array, G
+        trace = xp.linalg.trace(G)
+        return float(xp.real(trace)) if is_complex(G) else float(trace)
+
+    def gram_of(self, array: Array) -> Array | None:
+        """Return the Gram matrix, unless the array to compute with is another than the one it was made of."""
+        return self._gram if array is self._array else None
+
+
+def _goes_right(shape: Sequence[int]) -> bool:
+    return shape[0] <= shape[-1]
 
 
 def train_of(
@@ -106,47 +156,79 @@ def train_of(
     ranks: tuple[int, ...] | None,
     rtol: float | None,
     method: str,
+    first_gram: Array | None = None,
 ) -> tuple[list[Array], int, float]:
-    """Return the cores of ``prepared.array``, the place of the one with the norm, and the relative error."""
+    """Return the cores of ``prepared.array``, the place of the one with the norm, and the relative error.
+
+    ``first_gram`` is the Gram matrix of the first unfolding of the sweep, where it is known already.
+    """
     x, squared_norm = prepared.array, prepared.squared_norm
     d = len(shape)
     budget = ErrorBudget(ranks, rtol, squared_norm, d - 1)
-    rightwards = shape[0] <= shape[-1]
+    rightwards = _goes_right(shape)
     sweep = _sweep_right if rightwards else _sweep_left
-    cores = sweep(x, shape, budget, method)
+    cores = sweep(x, shape, budget, method, first_gram)
     error = math.sqrt(budget.spent / squared_norm) if squared_norm > 0 else 0.0
-    if squared_norm > 0 and d > 1 and error < error_floor(method, x):
+    if squared_norm > 0 and d > 1 and error < error_floor("svd", x):
         array = array_namespace(x).reshape(x, shape)
         error = exact_error(array, TensorTrain(tuple(cores)), squared_norm)
     return cores, d - 1 if rightwards else 0, error
 
 
-def _sweep_right(x: Array, shape: tuple[int, ...], budget: ErrorBudget, method: str) -> list[Array]:
+def _sweep_right(x: Array, shape: tuple[int, ...], budget: ErrorBudget, method: str, G: Array | None) -> list[Array]:
     xp = array_namespace(x)
     cores: list[Array] = []
     rank = 1
     for k, n in enumerate(shape[:-1]):
         Y = xp.reshape(x, (rank * n, total_size(shape[k + 1 :])))
-        U, discarded = leading_basis(Y, budget.truncation(k), method)
-        budget.spend(discarded)
+        U, x = _cut(Y, budget, k, method, G)
+        G = None
         cores.append(xp.reshape(U, (rank, n, U.shape[1])))
-        x = adjoint(U) @ Y
         rank = int(U.shape[1])
     return [*cores, xp.reshape(x, (rank, shape[-1], 1))]
 
 
-def _sweep_left(x: Array, shape: tuple[int, ...], budget: ErrorBudget, method: str) -> list[Array]:
+def _sweep_left(x: Array, shape: tuple[int, ...], budget: ErrorBudget, method: str, G: Array | None) -> list[Array]:
     xp = array_namespace(x)
     cores: list[Array] = []
     rank = 1
     for k in range(len(shape) - 1, 0, -1):
         Y = xp.reshape(x, (total_size(shape[:k]), shape[k] * rank))
-        U, discarded = leading_basis(xp.matrix_transpose(Y), budget.truncation(k - 1), method)
-        budget.spend(discarded)
+        U, carried = _cut(xp.matrix_transpose(Y), budget, k - 1, method, G, transposed=True)
+        G = None
         cores.append(xp.reshape(xp.matrix_transpose(U), (U.shape[1], shape[k], rank)))
-        x = Y @ conj(U)  # not U^H Y^T: this one lies in memory as the next reshape needs it
+        x = xp.matrix_transpose(carried)
         rank = int(U.shape[1])
     return [xp.reshape(x, (1, shape[0], rank)), *reversed(cores)]
+
+
+def _cut(
+    Y: Array, budget: ErrorBudget, bond: int, method: str, G: Array | None, *, transposed: bool = False
+) -> tuple[Array, Array]:
+    """Return a basis of the leading left singular vectors and the projection on it; enter what is left out.
+
+    ``transposed`` lays the projection out as the transposed matrix: there the next reshape copies nothing.
+    """
+    truncation = budget.truncation(bond)
+    U, discarded = leading_basis(Y, truncation, method, G)
+    m, n = Y.shape
+    by_qr = m > n or U.shape[1] == m
+    if by_qr or discarded >= error_floor(method, Y) ** 2 * budget.squared_norm:
+        budget.spend(discarded)
+        # U^H Y and not its transpose of a transpose: each lies in memory as its sweep reads it.
+        return U, _projection(Y, U, transposed)
+    # Less than the Gram matrix can tell: measure it, and find a better basis if it is more than allowed.
+    carried, discarded = measured_projection(Y, U, transposed=transposed)
+    if method == "auto" and truncation.tail is not None and discarded > truncation.tail**2:
+        U, discarded = leading_basis(Y, truncation, "tsqr")
+        carried = _projection(Y, U, transposed)
+    budget.spend(discarded)
+    return U, carried
+
+
+def _projection(Y: Array, U: Array, transposed: bool) -> Array:
+    xp = array_namespace(Y)
+    return xp.matrix_transpose(xp.matrix_transpose(Y) @ conj(U)) if transposed else adjoint(U) @ Y
 
 
 def rank_limits(shape: Sequence[int]) -> list[int]:
