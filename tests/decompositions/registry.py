@@ -38,6 +38,10 @@ def _weighted(x: Any, rank: Any) -> Decomposition[Any]:
     return tnet.mpo(x, (2, 3), (4, 3), rank, weight=_eye(x, 1), row_weight=_eye(x, 0))
 
 
+def _sum(x: Any, rank: Any = None, rtol: float | None = None, **weights: Any) -> Decomposition[Any]:
+    return tnet.kronecker_sum(x, (2, 3), (4, 3), rank, rtol=rtol, **weights)
+
+
 def _eye(x: Any, axis: int) -> Any:
     """Return an identity in the library and dtype of ``x``: the weighted norm is then the plain one."""
     from tnet.arrays import as_array, from_numpy_like
@@ -49,6 +53,7 @@ def _eye(x: Any, axis: int) -> Any:
 REGISTRY = [
     Entry("cp", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
     Entry("cp4", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (3, 4, 2, 3), 2, False, None),
+    Entry("cp nls", lambda x, r: tnet.cp(x, r, method="nls", rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
     Entry("tucker", tnet.tucker, lambda x, e: tnet.tucker(x, rtol=e), (4, 5, 6), 2, True, 3),
     Entry("tt", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (4, 5, 3, 6), 2, True, 3),
     Entry("tt left", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (6, 5, 3, 4), 2, True, 3),
@@ -57,4 +62,7 @@ REGISTRY = [
     Entry("tt svd", lambda x, r: tnet.tt(x, r, method="svd"), None, (6, 5, 4), 2, True, 2),
     Entry("mpo", _mpo, lambda x, e: _mpo(x, rtol=e), (6, 12), 3, True, 1),
     Entry("mpo weighted", _weighted, None, (6, 12), 3, True, 1),
+    Entry("kronecker sum", _sum, lambda x, e: _sum(x, rtol=e), (6, 12), 3, True, 1),
+    Entry("kronecker sum weighted", lambda x, r: _sum(x, r, weight=_eye(x, 1)), None, (6, 12), 3, True, 1),
+    Entry("kronecker sum by rows", lambda x, r: _sum(x, r, row_weight=_eye(x, 0)), None, (6, 12), 3, True, 1),
 ]

@@ -1,20 +1,23 @@
-"""What every method of the canonical polyadic decomposition hands back, and how a result is made of it."""
+"""The course of a CP fit: what every method records, when it stops, and how a result is made of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tnet.arrays import Array, array_namespace, astype, conj, is_complex, to_numpy
+from tnet.arrays import Array, array_namespace, astype, conj, to_numpy
+from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, real_part
+from tnet.decompositions.iteration import Callback, IterationInfo
 from tnet.decompositions.preparation import Prepared, rescaled
 from tnet.decompositions.residual import error_after_rounding
 from tnet.formats import CPTensor
+from tnet.options import Stopping
 from tnet.results import Decomposition, History, Status
 
-__all__ = ["CPFit", "as_returned", "decomposition_from", "is_degenerate", "normalised_columns"]
+__all__ = ["CPFit", "CPRun", "as_returned", "decomposition_from", "normalised_columns"]
 
 # Two components cancel when they point in nearly opposite directions, are larger than the tensor, and still
 # grow. Least squares crawls there: on the standard example of border rank 2 the cosine is -0.81 after 100
@@ -28,7 +31,8 @@ class CPFit(NamedTuple):
     """Factors with columns of norm 1 and real weights >= 0, in the scale of ``prepared.array``, and their account.
 
     ``error_kind`` and the last of ``errors`` are those of ``weights`` and ``factors``; ``seconds`` is as long as
-    ``errors``; ``status`` is why the method ended.
+    ``errors``; ``status`` is why the method ended. ``magnitudes``, norms of the weights after each sweep, let
+    cancelling components be found; empty where they cannot occur.
     """
 
     weights: Array
@@ -37,6 +41,90 @@ class CPFit(NamedTuple):
     error_kind: Literal["gram", "exact", "bound"]
     errors: tuple[float, ...]
     seconds: tuple[float, ...]
+    magnitudes: tuple[float, ...] = ()
+
+
+class CPRun:
+    """The account of an iteration: records each sweep, calls back, and says when to stop.
+
+    What a sweep leaves is replaced in one assignment, so that Ctrl-C never tears it.
+    """
+
+    def __init__(
+        self, prepared: Prepared, stopping: Stopping, callback: Callback[CPTensor] | None, started: float
+    ) -> None:
+        self.prepared = prepared
+        self.stopping = stopping
+        self._callback = callback
+        self._started = started
+        self._errors: list[float] = []
+        self._seconds: list[float] = []
+        self._magnitudes: list[Array] = []
+        self._last: Any = (None, (), "gram", 0)  # weights, factors, kind of error, number of sweeps
+
+    @property
+    def sweeps(self) -> int:
+        """Number of complete sweeps."""
+        return self._last[3]
+
+    @property
+    def weights(self) -> Array:
+        """Weights after the last complete sweep."""
+        return self._last[0]
+
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        """Factors after the last complete sweep, columns of norm 1."""
+        return self._last[1]
+
+    def record(
+        self,
+        weights: Array,
+        factors: Sequence[Array],
+        error: float,
+        kind: Literal["gram", "exact"],
+        moved: bool = True,
+    ) -> Status | None:
+        """Take down a sweep; return why the run ends with it, or None.
+
+        ``moved``: whether the sweep changed the model, so that a small fall of the error means convergence.
+        """
+        before = self._errors[self.sweeps - 1] if self.sweeps else None
+        n = self.sweeps + 1
+        seconds = time.perf_counter() - self._started
+        xp = array_namespace(weights)
+        for series, value in (
+            (self._errors, error),
+            (self._seconds, seconds),
+            (self._magnitudes, xp.linalg.vector_norm(weights)),
+        ):
+            series[n - 1 :] = [value]
+        self._last = (weights, tuple(factors), kind, n)
+        if self._callback is not None:
+            tensor = as_returned(weights, factors, self.prepared)
+            if self._callback(IterationInfo(n, error, seconds, tensor)):
+                return Status.CALLBACK
+        change = self.stopping.change
+        settled = moved and change > 0 and before is not None and before - error < change
+        if settled or error == 0.0:
+            return Status.CONVERGED
+        limit = self.stopping.max_seconds
+        if limit is not None and seconds >= limit:
+            return Status.MAX_SECONDS
+        return Status.MAX_ITER if n >= self.stopping.max_iter else None
+
+    def complete(self, iterate: Callable[[], Status]) -> CPFit:
+        """Return what ``iterate()`` leaves here; Ctrl-C keeps the last complete sweep, if there is one."""
+        try:
+            status = iterate()
+        except KeyboardInterrupt:
+            if self.sweeps == 0:
+                raise
+            status = Status.INTERRUPTED
+        weights, factors, kind, n = self._last
+        errors, seconds = tuple(self._errors[:n]), tuple(self._seconds[:n])
+        magnitudes = tuple(float(value) for value in self._magnitudes[:n])
+        return CPFit(weights, factors, status, kind, errors, seconds, magnitudes)
 
 
 def decomposition_from(fit: CPFit, prepared: Prepared, started: float, seed: int | None) -> Decomposition[CPTensor]:
@@ -45,47 +133,35 @@ def decomposition_from(fit: CPFit, prepared: Prepared, started: float, seed: int
     error, kind = fit.errors[-1], fit.error_kind
     if prepared.is_half:
         error, kind = error_after_rounding(prepared, tensor), "exact"
+    status = Status.DEGENERATE if _is_degenerate(fit, prepared.squared_norm**0.5) else fit.status
     history = History(fit.errors, fit.seconds)
-    return Decomposition(tensor, error, kind, fit.status, history, time.perf_counter() - started, seed)
+    return Decomposition(tensor, error, kind, status, history, time.perf_counter() - started, seed)
 
 
 def as_returned(weights: Array, factors: Sequence[Array], prepared: Prepared) -> CPTensor:
     """Return the tensor in the scale and dtype of the input, weights descending."""
     xp = array_namespace(weights)
-    order = xp.argsort(_real(weights), descending=True)
+    order = xp.argsort(real_part(xp, weights), descending=True)
     parts = [xp.take(weights, order)]
     parts += [xp.take(factor, order, axis=1) for factor in factors]
     weights, *columns = rescaled(parts, 0, prepared)
     return CPTensor(weights, tuple(columns))
 
 
-def is_degenerate(weights: Array, cosines: Array, magnitudes: Sequence[float], norm: float) -> bool:
-    """Return whether two components cancel each other and have grown over the later half of the sweeps.
-
-    Parameters
-    ----------
-    weights : array, shape (R,)
-    cosines : array, shape (R, R)
-        Hadamard product of the Gram matrices of the normalised factors.
-    magnitudes : sequence of float
-        Norm of the weights after each sweep.
-    norm : float
-        Of the tensor that is approximated.
-    """
-    n = len(magnitudes)
-    if n < 3 or magnitudes[-1] <= _STILL_GROWING * magnitudes[n // 2]:
-        return False
-    large = to_numpy(_real(weights)) > _CANCELLING_NORM * norm
-    opposite = to_numpy(_real(cosines)) < _CANCELLING_COSINE
-    return bool(np.any(opposite & large[:, None] & large[None, :]))
-
-
 def normalised_columns(A: Array) -> Array:
     """Return ``A`` with columns of norm 1; zero columns stay zero."""
     xp = array_namespace(A)
-    norms = xp.sqrt(xp.sum(_real(A * conj(A)), axis=0))
+    norms = xp.sqrt(xp.sum(real_part(xp, A * conj(A)), axis=0))
     return A / astype(xp.where(norms > 0, norms, xp.ones_like(norms)), A.dtype)
 
 
-def _real(A: Array) -> Array:
-    return array_namespace(A).real(A) if is_complex(A) else A
+def _is_degenerate(fit: CPFit, norm: float) -> bool:
+    """Return whether two components cancel each other and have grown over the later half of the sweeps."""
+    magnitudes = fit.magnitudes
+    n = len(magnitudes)
+    if n < 3 or magnitudes[-1] <= _STILL_GROWING * magnitudes[n // 2]:
+        return False
+    xp = array_namespace(fit.weights)
+    cosines = real_part(xp, hadamard([gram_of_columns(factor) for factor in fit.factors]))
+    large = to_numpy(real_part(xp, fit.weights)) > _CANCELLING_NORM * norm
+    return bool(np.any((to_numpy(cosines) < _CANCELLING_COSINE) & large[:, None] & large[None, :]))
