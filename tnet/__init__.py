@@ -16,6 +16,7 @@ _HOME = {
     "compress": "tnet.compression",
     "contract": "tnet.contraction",
     "cp": "tnet.decompositions",
+    "kronecker_sum": "tnet.decompositions",
     "load": "tnet.io",
     "mpo": "tnet.decompositions",
     "plan": "tnet.contraction",
@@ -26,7 +27,7 @@ _HOME = {
     "tucker": "tnet.decompositions",
 }
 _ROOMS = (
-    "algebra", "arrays", "compression", "contraction", "decompositions",
+    "algebra", "arrays", "batch", "compression", "contraction", "decompositions",
     "errors", "formats", "io", "nn", "options", "parallel", "plot", "results",
 )  # fmt: skip
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tnet.contraction import contract as contract
     from tnet.contraction import plan as plan
     from tnet.decompositions import cp as cp
+    from tnet.decompositions import kronecker_sum as kronecker_sum
     from tnet.decompositions import mpo as mpo
     from tnet.decompositions import tt as tt
     from tnet.decompositions import tucker as tucker
@@ -52,6 +54,7 @@ __all__ = [
     "compress",
     "contract",
     "cp",
+    "kronecker_sum",
     "load",
     "mpo",
     "plan",
