@@ -18,7 +18,7 @@ class Entry(NamedTuple):
     """How the suite calls a decomposition.
 
     ``call(x, rank)`` and, where there is one, ``at(x, rtol)``; ``shape`` is of the test tensors, ``rank`` a
-    rank below all limits; ``dense(tensor)`` is comparable with ``x``; ``warns`` if a fit may not converge.
+    rank below all limits; ``real`` if complex arrays are refused.
     """
 
     name: str
@@ -28,6 +28,11 @@ class Entry(NamedTuple):
     rank: int
     clips: bool
     n_ranks: int | None
+    real: bool = False
+
+
+def _nonnegative(x: Any, rank: Any) -> Decomposition[Any]:
+    return tnet.cp(x, rank, nonnegative=True, rng=0, stopping=_FEW)
 
 
 def _mpo(x: Any, rank: Any = None, rtol: float | None = None, **weights: Any) -> Decomposition[Any]:
@@ -54,6 +59,7 @@ REGISTRY = [
     Entry("cp", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
     Entry("cp4", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (3, 4, 2, 3), 2, False, None),
     Entry("cp nls", lambda x, r: tnet.cp(x, r, method="nls", rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
+    Entry("cp nonnegative", _nonnegative, None, (4, 5, 6), 2, False, None, real=True),
     Entry("tucker", tnet.tucker, lambda x, e: tnet.tucker(x, rtol=e), (4, 5, 6), 2, True, 3),
     Entry("tt", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (4, 5, 3, 6), 2, True, 3),
     Entry("tt left", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (6, 5, 3, 4), 2, True, 3),

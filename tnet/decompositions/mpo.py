@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from tnet.algebra import bounded_ranks
-from tnet.arrays import (
-    Array,
-    adjoint,
-    array_namespace,
-    as_array,
-    astype,
-    check_finite,
-    is_torch,
-    require_floating,
-    scale_by_power_of_two,
-    total_size,
-)
+from tnet.arrays import Array, array_namespace, as_array
 from tnet.decompositions.iteration import warn_unless_converged
 from tnet.decompositions.mpo_fit import fit_weighted, interleaved
-from tnet.decompositions.preparation import Prepared, prepare, rescaled
+from tnet.decompositions.operator_arguments import checked_digits, checked_weight
+from tnet.decompositions.preparation import prepare, rescaled
 from tnet.decompositions.residual import error_after_rounding
 from tnet.decompositions.truncated_basis import resolve_method
 from tnet.decompositions.tt import rank_limits, train_of
-from tnet.errors import InputError, RankError, ShapeError
+from tnet.errors import RankError
 from tnet.formats import MatrixProductOperator, TensorTrain
 from tnet.options import Stopping, check_rank_or_rtol
 from tnet.results import Decomposition, History, Status
 
 __all__ = ["mpo"]
-
-_SYMMETRY_TOLERANCE = 1e-3  # of a second moment summed in single precision
-_SEMIDEFINITE_TOLERANCE = 1e-5  # of the trace: roundoff of such a sum may push small eigenvalues below 0
 
 
 def mpo(
@@ -123,13 +106,13 @@ def mpo(
     if weighted and rank is None:
         raise RankError("rtol= with a weight is not offered: give rank=.")
     array = as_array(w, "w")
-    rows, columns = _checked_digits(array, row_shape, column_shape)
+    rows, columns = checked_digits(array, row_shape, column_shape)
     prepared = prepare(array, "w")
     modes = tuple(m * n for m, n in zip(rows, columns, strict=True))
     ranks = None if rank is None else bounded_ranks(rank, rank_limits(modes), "bond")
     if ranks is not None and weighted:
-        F = _checked_weight(row_weight, "row_weight", prepared, 0)
-        C = _checked_weight(weight, "weight", prepared, 1)
+        F = checked_weight(row_weight, "row_weight", prepared, 0)
+        C = checked_weight(weight, "weight", prepared, 1)
         fit = fit_weighted(prepared.array, rows, columns, ranks, F, C, stopping)
         warn_unless_converged("mpo", fit.status, stopping.change)
         cores = rescaled(fit.cores, fit.center, prepared)
@@ -152,66 +135,3 @@ def _with_digits(cores: Sequence[Array], rows: tuple[int, ...], columns: tuple[i
         xp.reshape(core, (core.shape[0], m, n, core.shape[2]))
         for core, m, n in zip(cores, rows, columns, strict=True)
     )
-
-
-def _checked_digits(
-    w: Array, row_shape: Sequence[int], column_shape: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if w.ndim != 2:
-        raise ShapeError(f"w has shape {tuple(w.shape)}: give a matrix, with 2 axes.")
-    found: list[tuple[int, ...]] = []
-    for name, digits, size in (
-        ("row_shape", row_shape, int(w.shape[0])),
-        ("column_shape", column_shape, int(w.shape[1])),
-    ):
-        if not isinstance(digits, (tuple, list, np.ndarray)) or not len(digits):
-            raise ShapeError(f"{name}={digits!r}: give a tuple of positive integers.")
-        if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in digits):
-            raise ShapeError(f"{name}={digits!r}: give a tuple of positive integers.")
-        found.append(tuple(int(n) for n in digits))
-        if total_size(found[-1]) != size:
-            raise ShapeError(
-                f"{name}={found[-1]} multiplies to {total_size(found[-1])}, but w has shape {tuple(w.shape)}: "
-                f"give digits whose product is {size}."
-            )
-    rows, columns = found
-    if len(rows) != len(columns):
-        raise ShapeError(f"row_shape={rows} and column_shape={columns} differ in length; pad the shorter with ones.")
-    return rows, columns
-
-
-def _checked_weight(weight: Any, name: str, prepared: Prepared, axis: int) -> Array | None:
-    """Return a weight in the dtype to compute in, symmetrised, its largest diagonal entry near 1."""
-    if weight is None:
-        return None
-    array = as_array(weight, name)
-    require_floating(array, name)
-    n = int(prepared.array.shape[axis])
-    if tuple(array.shape) != (n, n):
-        raise ShapeError(f"{name} has shape {tuple(array.shape)}; give ({n}, {n}), for axis {axis} of w.")
-    if is_torch(array):
-        array = array.detach()
-    xp = array_namespace(prepared.array, array)
-    check_finite(array, name)
-    C = astype(array, prepared.array.dtype)
-    top = float(xp.max(xp.abs(C)))
-    if top == 0.0:
-        return C
-    C = scale_by_power_of_two(C, -math.frexp(top)[1])
-    if float(xp.max(xp.abs(C - adjoint(C)))) > _SYMMETRY_TOLERANCE:
-        raise InputError(f"{name} is not Hermitian: give a second moment such as X^H X / len(X).")
-    C = (C + adjoint(C)) / 2
-    trace = float(xp.sum(xp.abs(xp.linalg.diagonal(C))))
-    shifted = C + (_SEMIDEFINITE_TOLERANCE * trace) * xp.eye(n, dtype=C.dtype, device=C.device)
-    if not _is_positive_definite(shifted):
-        raise InputError(f"{name} has negative eigenvalues: give a positive semidefinite matrix.")
-    return C
-
-
-def _is_positive_definite(C: Array) -> bool:
-    xp = array_namespace(C)
-    try:
-        L = xp.linalg.cholesky(C)
-    except (np.linalg.LinAlgError, RuntimeError):  # torch's error is a RuntimeError
-        return False
-    return bool(xp.all(xp.isfinite(L)))
