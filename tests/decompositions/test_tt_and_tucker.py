@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tnet
-from tnet.decompositions.tucker import mode_gram
+from tnet.decompositions.sthosvd import mode_gram
 from tnet.errors import InputError, RankError
 from tnet.results import Status
 
@@ -108,7 +108,7 @@ def test_tight_tolerances_leave_the_gram_matrix() -> None:
 @pytest.mark.parametrize("shape", [(4, 5, 6), (7, 3), (2, 3, 4, 5), (5,)])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
 def test_mode_gram_in_panels(shape: tuple[int, ...], dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["tnet.decompositions.tucker"], "_PANEL", 30)
+    monkeypatch.setattr(sys.modules["tnet.decompositions.sthosvd"], "_PANEL", 30)
     rng = np.random.default_rng(0)
     x = (rng.normal(size=shape) + (1j * rng.normal(size=shape) if dtype == "complex128" else 0)).astype(dtype)
     for mode, n in enumerate(shape):

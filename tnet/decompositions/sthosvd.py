@@ -1,0 +1,240 @@
+"""The sequentially truncated higher-order SVD, and the pieces of it that the other Tucker methods share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tnet.algebra import bounded_ranks
+from tnet.arrays import (
+    Array,
+    adjoint,
+    array_namespace,
+    device_kind,
+    dtype_name,
+    gram,
+    is_complex,
+    mode_product,
+    squared_norm,
+    total_size,
+)
+from tnet.decompositions.residual import exact_error
+from tnet.decompositions.truncated_basis import (
+    Basis,
+    ErrorBudget,
+    basis_from_gram,
+    error_floor,
+    leading_basis,
+    resolve_method,
+)
+from tnet.formats import TuckerTensor
+from tnet.options import Truncation
+
+__all__ = [
+    "FirstPass",
+    "Projected",
+    "leading_factor",
+    "mode_gram",
+    "order_of_modes",
+    "projection_error",
+    "sthosvd",
+    "tucker_rank_limits",
+]
+
+_PANEL = 1 << 20  # elements copied into the order of an unfolding at a time
+_ALL_ORDERS_UP_TO = 6  # 720 orders of modes are compared in a millisecond
+
+# ||x||^2 - ||core||^2 is a difference of numbers near ||x||^2, right to some ten units of roundoff: below these
+# relative errors the residual itself is computed.
+_NORMS_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64": 1e-2}
+
+
+class Projected(NamedTuple):
+    """A core, orthonormal factors, and the relative error of their product."""
+
+    core: Array
+    factors: tuple[Array, ...]
+    error: float
+
+
+class FirstPass:
+    """The first pass over the input: the Gram matrix of the first mode to be cut, whose trace is the squared norm.
+
+    It is also the first to know the shape: it checks the ranks before anything is computed.
+
+    Parameters
+    ----------
+    rank : int or sequence of int or None
+    rtol : float or None
+    by_gram : bool
+        False: only the squared norm, for methods that need no Gram matrix.
+    """
+
+    def __init__(self, rank: object, rtol: float | None, *, by_gram: bool = True) -> None:
+        self._rank, self._rtol, self._by_gram = rank, rtol, by_gram
+        self._array: Array | None = None
+        self._gram: Array | None = None
+        self._checked = False
+        self.ranks: tuple[int, ...] | None = None
+
+    def __call__(self, array: Array) -> float:
+        """Return the squared norm; not finite where an entry is not, or where squares overflow."""
+        shape = tuple(int(n) for n in array.shape)
+        if self._rank is not None and not self._checked:
+            self.ranks = bounded_ranks(self._rank, tucker_rank_limits(shape), "mode")
+        self._checked = True
+        mode = order_of_modes(shape, self.ranks)[0]
+        unresolved = resolve_method("auto", self._rtol, array) != "auto"
+        if not self._by_gram or unresolved or shape[mode] ** 2 > total_size(shape) or device_kind(array) == "meta":
+            return squared_norm(array)
+        xp = array_namespace(array)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            G = mode_gram(array, mode)
+        self._array, self._gram = array, G
+        trace = xp.linalg.trace(G)
+        return float(xp.real(trace)) if is_complex(G) else float(trace)
+
+    def gram_of(self, array: Array) -> Array | None:
+        """Return the Gram matrix, unless the array to compute with is another than the one it was made of."""
+        return self._gram if array is self._array else None
+
+
+def sthosvd(
+    x: Array,
+    ranks: tuple[int, ...] | None,
+    rtol: float | None,
+    squared_norm_x: float,
+    *,
+    first_gram: Array | None = None,
+    method: str | None = None,
+) -> Projected:
+    """Truncate one mode after the other, each by what the modes before it left.
+
+    Parameters
+    ----------
+    x : array, shape (n_1, ..., n_d)
+    ranks : tuple of int or None
+    rtol : float or None
+        Exactly one of the two; with ``rtol`` each mode may spend an equal share of the squared error that is left.
+    squared_norm_x : float
+    first_gram : array, optional
+        The Gram matrix of the first mode in :func:`order_of_modes`, where it is known already.
+    method : {"auto", "tsqr"}, optional
+        Default: "auto", unless ``rtol`` is below what a Gram matrix resolves.
+
+    Notes
+    -----
+    The parts discarded at each mode are orthogonal to each other: their squared norms add up to that of the error.
+    """
+    method = method or resolve_method("auto", rtol, x)
+    budget = ErrorBudget(ranks, rtol, squared_norm_x, x.ndim)
+    factors: dict[int, Array] = {}
+    Y, G = x, first_gram
+    for mode in order_of_modes(tuple(x.shape), ranks):
+        U, discarded = leading_factor(Y, mode, budget.truncation(mode), method, G)
+        budget.spend(discarded)
+        Y = mode_product(Y, adjoint(U), mode)
+        factors[mode], G = U, None
+    ordered = tuple(factors[mode] for mode in range(x.ndim))
+    error = math.sqrt(budget.spent / squared_norm_x) if squared_norm_x > 0 else 0.0
+    if squared_norm_x > 0 and error < error_floor(method, x):
+        error = exact_error(x, TuckerTensor(Y, ordered), squared_norm_x)
+        if rtol is not None and error > rtol and method == "auto":
+            # The Gram matrices did not see all that they cut.
+            return sthosvd(x, ranks, rtol, squared_norm_x, method="tsqr")
+    return Projected(Y, ordered, error)
+
+
+def projection_error(x: Array, core: Array, factors: Sequence[Array], squared_norm_x: float) -> float:
+    """Return the relative error of an orthogonal projection ``core`` of ``x``: from norms, where they resolve it."""
+    if squared_norm_x == 0.0:
+        return 0.0
+    error = math.sqrt(max(squared_norm_x - squared_norm(core), 0.0) / squared_norm_x)
+    if error >= _NORMS_FLOOR[dtype_name(x)]:
+        return error
+    return exact_error(x, TuckerTensor(core, tuple(factors)), squared_norm_x)
+
+
+def leading_factor(
+    Y: Array, mode: int, truncation: Truncation, method: str = "auto", G: Array | None = None
+) -> Basis:
+    """Return the leading left singular vectors of the unfolding of ``Y`` along ``mode``, and what they leave out.
+
+    Parameters
+    ----------
+    Y : array
+    mode : int
+    truncation : Truncation
+    method : {"auto", "tsqr"}
+        Whether a Gram matrix may be used where it resolves what is kept.
+    G : array, optional
+        The Gram matrix of the unfolding, where it is known already.
+    """
+    xp = array_namespace(Y)
+    n = int(Y.shape[mode])
+    if method == "auto" and n <= total_size(Y.shape) // n:
+        # The unfolding itself is made only if its Gram matrix turns out not to resolve enough.
+        found = basis_from_gram(mode_gram(Y, mode) if G is None else G, truncation, Y)
+        if found is not None:
+            return found
+        method = "tsqr"
+    others = [k for k in range(Y.ndim) if k != mode]
+    unfolded = xp.reshape(xp.permute_dims(Y, (mode, *others)), (n, -1))
+    return leading_basis(unfolded, truncation, method)
+
+
+def mode_gram(Y: Array, mode: int, panel: int | None = None) -> Array:
+    """Return the Gram matrix of the unfolding of ``Y`` along ``mode``, in double precision.
+
+    Parameters
+    ----------
+    Y : array
+    mode : int
+    panel : int, optional
+        Elements that may be put into the order of the unfolding at a time; default 2^20.
+    """
+    xp = array_namespace(Y)
+    shape = tuple(Y.shape)
+    before, n, after = total_size(shape[:mode]), shape[mode], total_size(shape[mode + 1 :])
+    if before == 1:
+        return gram(xp.reshape(Y, (n, after)))
+    if after == 1:
+        return gram(xp.matrix_transpose(xp.reshape(Y, (before, n))))
+    blocks = xp.reshape(Y, (before, n, after))
+    step = max(1, (panel or _PANEL) // (n * after))
+    total = gram(_panel(blocks, 0, step))
+    for start in range(step, before, step):
+        total = total + gram(_panel(blocks, start, start + step))
+    return total
+
+
+def _panel(blocks: Array, start: int, stop: int) -> Array:
+    xp = array_namespace(blocks)
+    part = blocks[start : min(stop, blocks.shape[0]), :, :]
+    return xp.reshape(xp.permute_dims(part, (1, 0, 2)), (blocks.shape[1], -1))
+
+
+def order_of_modes(shape: tuple[int, ...], ranks: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the order that takes the fewest multiply-adds; unknown ranks count as half their modes."""
+    d = len(shape)
+    kept = ranks if ranks is not None else tuple(max(1, n // 2) for n in shape)
+    if d > _ALL_ORDERS_UP_TO:
+        return tuple(sorted(range(d), key=lambda k: (kept[k] / shape[k], shape[k])))
+
+    def cost(order: tuple[int, ...]) -> float:
+        size, total = float(total_size(shape)), 0.0
+        for k in order:
+            total += (shape[k] + kept[k]) * size  # Gram matrix, then product with the factor
+            size *= kept[k] / shape[k]
+        return total
+
+    return min(itertools.permutations(range(d)), key=cost)
+
+
+def tucker_rank_limits(shape: Sequence[int]) -> list[int]:
+    """Return the largest rank that each mode can have: the shorter side of its unfolding."""
+    return [min(n, total_size(shape) // n) for n in shape]
