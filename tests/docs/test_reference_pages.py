@@ -19,8 +19,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "api").glob("*.rst")))
 
 ROOMS = (
-    "algebra", "arrays", "batch", "cli", "compression", "compression.baselines", "contraction", "decompositions", "errors",
-    "formats", "io", "io.interop", "nn", "options", "parallel", "plot", "results", "versions",
+    "algebra", "arrays", "batch", "cli", "compression", "compression.baselines", "contraction", "decompositions",
+    "errors", "formats", "io", "io.interop", "nn", "options", "parallel", "plot", "results", "versions",
 )  # fmt: skip
 #: Modules, aliases of types and the typer application have no call to describe.
 NO_CALL = {"app", "Array", "ExecutorLike", "Namespace", "__version__"}
