@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tnet.arrays.checks import Scaled, balanced_scale, check_finite, scale_by_power_of_two, squared_norm
 from tnet.arrays.einsum import contract_pair, einsum, reduce_single
+from tnet.arrays.hals import hals
 from tnet.arrays.kernels import mode_product, mttkrp, ttm_chain
 from tnet.arrays.linalg import (
     TruncatedSVD,
@@ -77,6 +78,7 @@ __all__ = [
     "from_numpy_like",
     "gram",
     "gram_truncated",
+    "hals",
     "is_complex",
     "is_torch",
     "khatri_rao",

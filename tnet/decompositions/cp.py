@@ -14,6 +14,7 @@ from tnet.decompositions.cp_fit import decomposition_from
 from tnet.decompositions.cp_nls import nonlinear_least_squares
 from tnet.decompositions.cp_start import starting_factors
 from tnet.decompositions.iteration import Callback, warn_unless_converged
+from tnet.decompositions.nonnegative import nonnegative_cp
 from tnet.decompositions.preparation import prepare
 from tnet.errors import InputError, RankError
 from tnet.formats import CPTensor
@@ -29,6 +30,7 @@ def cp(
     *,
     init: Literal["svd", "random"] | CPTensor = "svd",
     method: Literal["als", "nls"] = "als",
+    nonnegative: bool = False,
     ridge: float = 0.0,
     stopping: Stopping = Stopping(),  # noqa: B008 - frozen
     rng: Any = None,
@@ -50,6 +52,9 @@ def cp(
     method : {"als", "nls"}
         Alternating least squares; or damped Gauss-Newton over all factors at once, which takes far fewer
         steps where components are nearly collinear, and about twice the time a step.
+    nonnegative : bool
+        Keep weights and factors nonnegative, by extrapolated HALS [5]_ [6]_ in the place of ALS. Starts are
+        made of absolute values; a given one must be nonnegative. ``x`` itself may have negative entries.
     ridge : float
         Adds ``ridge * sum(weights**2)`` to the squared error, whatever the scale of ``x``; a small value
         such as 1e-6 keeps components from growing against each other. 0: none.
@@ -72,11 +77,12 @@ def cp(
     RankError
         A rank that is no positive integer.
     InputError
-        A non-finite entry, an empty mode, order 0, an unknown ``init`` or ``method``, a negative ridge.
+        A non-finite entry, an empty mode, order 0, an unknown ``init`` or ``method``, a negative ridge; with
+        ``nonnegative``, a start that has a negative entry, or ``method="nls"``.
     ShapeError
         A start whose shape or rank differs.
     BackendError
-        Integers and other arrays that hold no floating point numbers.
+        Integers and other arrays that hold no floating point numbers; complex ones with ``nonnegative``.
 
     Warns
     -----
@@ -94,6 +100,9 @@ def cp(
     A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 30 products with the Gauss-Newton
     matrix, which is never formed, of ``2 R^2 sum(n_k)`` each. Its accuracy on exact data ends near 1e-8.
 
+    A nonnegative sweep costs that of ALS and a few passes of ``n_k R^2`` for each mode. A best approximation always
+    exists, so that components never cancel; the error never rises from sweep to sweep.
+
     References
     ----------
     .. [1] A.-H. Phan, P. Tichavsky, A. Cichocki, "Fast alternating LS algorithms for high order
@@ -105,6 +114,10 @@ def cp(
     .. [4] L. Sorber, M. Van Barel, L. De Lathauwer, "Optimization-based algorithms for tensor decompositions:
        canonical polyadic decomposition, decomposition in rank-(L_r, L_r, 1) terms, and a new generalization",
        SIAM J. Optim. 23 (2013).
+    .. [5] N. Gillis, F. Glineur, "Accelerated multiplicative updates and hierarchical ALS algorithms for
+       nonnegative matrix factorization", Neural Computation 24 (2012).
+    .. [6] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Le, "Extrapolated alternating algorithms for approximate
+       canonical polyadic decomposition", IEEE ICASSP (2020).
 
     Examples
     --------
@@ -121,10 +134,15 @@ def cp(
         raise InputError(f"method={method!r}: choose 'als' or 'nls'.")
     if not (isinstance(ridge, (int, float)) and math.isfinite(ridge) and ridge >= 0):
         raise InputError(f"ridge={ridge!r}: give a finite number >= 0.")
+    if nonnegative and method != "als":
+        raise InputError(f"method={method!r} and nonnegative=True: only 'als' has a nonnegative form.")
     prepared = prepare(x)
-    factors, seed = starting_factors(prepared, R, init, rng)
-    iterate = alternating_least_squares if method == "als" else nonlinear_least_squares
-    fit = iterate(prepared, factors, float(ridge), stopping, callback, started)
+    if nonnegative:
+        fit, seed = nonnegative_cp(prepared, R, init, float(ridge), stopping, rng, callback, started)
+    else:
+        factors, seed = starting_factors(prepared, R, init, rng)
+        iterate = alternating_least_squares if method == "als" else nonlinear_least_squares
+        fit = iterate(prepared, factors, float(ridge), stopping, callback, started)
     result = decomposition_from(fit, prepared, started, seed)
     warn_unless_converged("cp", result.status, stopping.change)
     return result

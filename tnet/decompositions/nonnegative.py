@@ -1,0 +1,206 @@
+"""The nonnegative canonical polyadic decomposition by accelerated, extrapolated HALS."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, Literal, NamedTuple
+
+from tnet.arrays import Array, array_namespace, astype, dtype_name, hals, is_complex, total_size
+from tnet.decompositions.cp_fit import CPFit, CPRun
+from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error
+from tnet.decompositions.cp_start import starting_factors
+from tnet.decompositions.dimension_tree import mttkrp_cycle
+from tnet.decompositions.iteration import Callback
+from tnet.decompositions.preparation import Prepared
+from tnet.errors import BackendError, InputError
+from tnet.formats import CPTensor
+from tnet.options import Stopping
+from tnet.results import Status
+
+__all__ = ["nonnegative_cp", "refuse_complex", "sensible_passes"]
+
+# Growth and fall of the momentum and of its ceiling: the values of Ang, Cohen, Gillis and Le (2020).
+_MOMENTUM = 0.5
+_GROWTH, _CEILING_GROWTH, _FALL = 1.05, 1.01, 1.5
+# Passes over the columns go on until one moves them by this times the first: extrapolation needs factors nearer to
+# their optima than plain sweeps do (0.1 takes up to twice the sweeps).
+_INNER_CHANGE = 0.01
+
+
+def nonnegative_cp(
+    prepared: Prepared,
+    R: int,
+    init: object,
+    ridge: float,
+    stopping: Stopping,
+    rng: Any,
+    callback: Callback[CPTensor] | None,
+    started: float,
+) -> tuple[CPFit, int | None]:
+    r"""Fit a CP model with nonnegative factors; return it and the seed if anything was random.
+
+    Notes
+    -----
+    A sweep updates one factor after the other by :func:`tnet.arrays.hals`, with the products of
+    :func:`~tnet.decompositions.dimension_tree.mttkrp_cycle` that ALS takes as well. As many passes are made over
+    the columns as one product is worth in time. Each new factor is extrapolated, ``max(0, A + beta (A - A_before))``
+    [1]_; a sweep after which the objective is larger is made again from the last model, without extrapolation, so
+    that recorded errors never rise.
+
+    References
+    ----------
+    .. [1] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Le, "Extrapolated alternating algorithms for approximate
+       canonical polyadic decomposition", IEEE ICASSP (2020).
+    """
+    refuse_complex(prepared.array)
+    weights, factors, seed = _start(prepared, R, init, rng)
+    run = CPRun(prepared, stopping, callback, started)
+    return run.complete(lambda: _iterate(run, weights, factors, ridge)), seed
+
+
+def refuse_complex(x: Array) -> None:
+    """Raise BackendError for a complex array."""
+    if is_complex(x):
+        raise BackendError(
+            f"x is {dtype_name(x)} and nonnegative=True: complex numbers have no order; "
+            "give a real array, such as abs(x), or leave nonnegative out."
+        )
+
+
+def sensible_passes(n: int, R: int, product: float) -> int:
+    """Return how many passes of HALS over (n, R) a product of so many multiply-adds is worth at most.
+
+    The rule of Gillis and Glineur (2012) with alpha = 1/2.
+    """
+    return 1 + math.ceil(0.5 * (1.0 + product / (n * R * R)))
+
+
+class _Sweep(NamedTuple):
+    """What a sweep leaves: a model, its error, and what the iteration lowers."""
+
+    weights: Array
+    factors: tuple[Array, ...]
+    error: float
+    kind: Literal["gram", "exact"]
+    objective: float
+
+
+def _iterate(run: CPRun, weights: Array, factors: list[Array], ridge: float) -> Status:
+    """Sweep until the run ends; extrapolate as long as that lowers the objective."""
+    hals_run = _Hals(run.prepared, weights, factors, ridge)
+    momentum, ceiling = _MOMENTUM, 1.0
+    last: _Sweep | None = None
+    while True:
+        sweep = hals_run.sweep(momentum)
+        if last is not None and sweep.objective > last.objective:
+            ceiling, momentum = momentum, momentum / _FALL
+            hals_run.restart(last)
+            sweep = hals_run.sweep(0.0)
+        else:
+            ceiling = min(1.0, _CEILING_GROWTH * ceiling)
+            momentum = min(ceiling, _GROWTH * momentum)
+        last = sweep
+        status = run.record(sweep.weights, sweep.factors, sweep.error, sweep.kind)
+        if status is not None:
+            return status
+
+
+class _Hals:
+    """Factors with columns of norm 1 and weights, and the sweeps that update them."""
+
+    def __init__(self, prepared: Prepared, weights: Array, factors: list[Array], ridge: float) -> None:
+        x = prepared.array
+        xp = array_namespace(x)
+        self._prepared = prepared
+        self._ridge = ridge
+        self._xp = xp
+        R = int(weights.shape[0])
+        self._penalty = ridge * xp.eye(R, dtype=x.dtype, device=x.device) if ridge else None
+        product = 2.0 * total_size(x.shape) * R / x.ndim
+        self._passes = [sensible_passes(int(n), R, product) for n in x.shape]
+        self._scaled = False
+        self._begin(weights, factors)
+
+    def restart(self, sweep: _Sweep) -> None:
+        """Go back to the model after a sweep."""
+        self._begin(sweep.weights, list(sweep.factors))
+
+    def _begin(self, weights: Array, factors: list[Array]) -> None:
+        self._weights = weights
+        self._factors = factors
+        self._newest = list(factors)  # not extrapolated
+        self._grams = [gram_of_columns(factor) for factor in factors]
+        self._products = mttkrp_cycle(self._prepared.array, factors)
+
+    def sweep(self, momentum: float) -> _Sweep:
+        """Update every factor once, and extrapolate it; the model has the last factor as it was fitted."""
+        xp = self._xp
+        d = len(self._factors)
+        model: _Sweep | None = None
+        for mode, M in itertools.islice(self._products, d):
+            H = hadamard(self._grams, skip=(mode,))
+            if not self._scaled:
+                self._scale_start(mode, M, H)
+            A = self._fit(mode, M, H)
+            if mode == d - 1:
+                self._factors[mode] = A
+                model = self._measured(A, M, H)
+            if momentum and d > 1:
+                step = A + momentum * (A - self._newest[mode])
+                extrapolated = xp.clip(step, min=0.0)
+                self._factors[mode] = extrapolated / xp.linalg.vector_norm(extrapolated, axis=0)
+            else:
+                self._factors[mode] = A
+            self._newest[mode] = A
+            self._grams[mode] = gram_of_columns(self._factors[mode])
+        assert model is not None
+        return model
+
+    def _fit(self, mode: int, M: Array, H: Array) -> Array:
+        """Return the new factor of one mode with columns of norm 1, and set the weights to their norms."""
+        xp = self._xp
+        start = self._factors[mode] * self._weights
+        A = hals(start, M, H if self._penalty is None else H + self._penalty, self._passes[mode], _INNER_CHANGE)
+        norms = xp.linalg.vector_norm(A, axis=0)
+        self._weights = norms
+        alive = norms > 0
+        # An extinct component begins anew in a uniform direction, with weight 0: a zero column would lock the
+        # others at zero for ever.
+        uniform = xp.full_like(A, float(A.shape[0]) ** -0.5)
+        return xp.where(alive, A / xp.where(alive, norms, xp.ones_like(norms)), uniform)
+
+    def _scale_start(self, mode: int, M: Array, H: Array) -> None:
+        """Give the start the scale that fits best."""
+        xp = self._xp
+        A = self._factors[mode] * self._weights
+        inner, square = xp.sum(A * M), xp.sum((A @ H) * A)
+        scale = xp.clip(inner, min=0.0) / xp.where(square > 0, square, xp.ones_like(square))
+        self._weights = self._weights * scale
+        self._scaled = True
+
+    def _measured(self, A: Array, M: Array, H: Array) -> _Sweep:
+        xp = self._xp
+        weights, factors = self._weights, tuple(self._factors)
+        inner = xp.sum(xp.sum(A * M, axis=0) * weights)
+        square = xp.sum(gram_of_columns(A) * H * weights[:, None] * weights[None, :])
+        error, kind = model_error(self._prepared, weights, factors, inner, square)
+        objective = error**2
+        if self._ridge:
+            objective += self._ridge * float(xp.sum(weights * weights)) / (self._prepared.squared_norm or 1.0)
+        return _Sweep(weights, factors, error, kind, objective)
+
+
+def _start(prepared: Prepared, R: int, init: object, rng: Any) -> tuple[Array, list[Array], int | None]:
+    """Return weights of any scale, nonnegative factors with columns of norm 1, and the seed if one was used."""
+    factors, seed = starting_factors(prepared, R, init, rng)
+    xp = array_namespace(prepared.array)
+    weights = xp.ones_like(factors[0][0, :])
+    if isinstance(init, CPTensor):
+        if any(bool(xp.any(part < 0)) for part in init.arrays):
+            raise InputError("init has a negative entry: nonnegative=True takes nonnegative weights and factors.")
+        for part in (init.weights[None, :], *init.factors):  # only ratios matter: keep the largest at 1
+            weights = weights * xp.linalg.vector_norm(astype(part, prepared.array.dtype), axis=0)
+            largest = xp.max(weights)
+            weights = weights / xp.where(largest > 0, largest, xp.ones_like(largest))
+    return weights, [xp.abs(factor) for factor in factors], seed
