@@ -1,4 +1,4 @@
-"""ST-HOSVD of a 300^3 tensor to ranks 20, noise 0.01: tnet is at least 2 times faster than the best peer, at its error."""
+"""ST-HOSVD of a 300^3 tensor to ranks 20: tnet is at least 2 times faster than the best peer at equal error."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["N", "RANKS", "measured", "noisy_tucker"]
+__all__ = ["RANKS", "N", "measured", "noisy_tucker"]
 
 N = 300
 RANKS = (20, 20, 20)
