@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Stopping": "tnet.options",
     "Truncation": "tnet.options",
+    "btt": "tnet.decompositions",
     "compress": "tnet.compression",
     "contract": "tnet.contraction",
     "cp": "tnet.decompositions",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tnet.compression import compress as compress
     from tnet.contraction import contract as contract
     from tnet.contraction import plan as plan
+    from tnet.decompositions import btt as btt
     from tnet.decompositions import cp as cp
     from tnet.decompositions import kronecker_sum as kronecker_sum
     from tnet.decompositions import mpo as mpo
@@ -51,6 +53,7 @@ __all__ = [
     "Stopping",
     "Truncation",
     "__version__",
+    "btt",
     "compress",
     "contract",
     "cp",

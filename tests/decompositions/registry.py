@@ -47,6 +47,10 @@ def _sum(x: Any, rank: Any = None, rtol: float | None = None, **weights: Any) ->
     return tnet.kronecker_sum(x, (2, 3), (4, 3), rank, rtol=rtol, **weights)
 
 
+def _btt(x: Any, rank: Any = None, rtol: float | None = None, **weights: Any) -> Decomposition[Any]:
+    return tnet.btt(x, (2, 3), (3, 4), rank, rtol=rtol, **weights)
+
+
 def _eye(x: Any, axis: int) -> Any:
     """Return an identity in the library and dtype of ``x``: the weighted norm is then the plain one."""
     from tnet.arrays import as_array, from_numpy_like
@@ -55,12 +59,27 @@ def _eye(x: Any, axis: int) -> Any:
     return from_numpy_like(np.eye(array.shape[axis] if array.ndim == 2 else 1), array)
 
 
+def _hooi(x: Any, rank: Any = None, rtol: float | None = None) -> Decomposition[Any]:
+    return tnet.tucker(x, rank, rtol=rtol, method="hooi", oversampling=1)
+
+
+def _refined(x: Any, rank: Any = None, rtol: float | None = None) -> Decomposition[Any]:
+    return tnet.tucker(x, rank, rtol=rtol, method="hooi", oversampling=0, refine=True)
+
+
+def _randomized(x: Any, rank: Any = None, rtol: float | None = None) -> Decomposition[Any]:
+    return tnet.tucker(x, rank, rtol=rtol, method="randomized", oversampling=1, rng=0)
+
+
 REGISTRY = [
     Entry("cp", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
     Entry("cp4", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (3, 4, 2, 3), 2, False, None),
     Entry("cp nls", lambda x, r: tnet.cp(x, r, method="nls", rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
     Entry("cp nonnegative", _nonnegative, None, (4, 5, 6), 2, False, None, real=True),
     Entry("tucker", tnet.tucker, lambda x, e: tnet.tucker(x, rtol=e), (4, 5, 6), 2, True, 3),
+    Entry("tucker hooi", _hooi, lambda x, e: _hooi(x, rtol=e), (4, 5, 6), 2, True, 3),
+    Entry("tucker hooi on x", _refined, lambda x, e: _refined(x, rtol=e), (5, 4, 6), 2, True, 3),
+    Entry("tucker randomized", _randomized, lambda x, e: _randomized(x, rtol=e), (4, 5, 6), 2, True, 3),
     Entry("tt", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (4, 5, 3, 6), 2, True, 3),
     Entry("tt left", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (6, 5, 3, 4), 2, True, 3),
     Entry("tt gram", lambda x, r: tnet.tt(x, r, method="gram"), None, (4, 5, 6), 2, True, 2),
@@ -70,5 +89,11 @@ REGISTRY = [
     Entry("mpo weighted", _weighted, None, (6, 12), 3, True, 1),
     Entry("kronecker sum", _sum, lambda x, e: _sum(x, rtol=e), (6, 12), 3, True, 1),
     Entry("kronecker sum weighted", lambda x, r: _sum(x, r, weight=_eye(x, 1)), None, (6, 12), 3, True, 1),
+    Entry("btt", _btt, lambda x, e: _btt(x, rtol=e), (6, 12), 2, True, 1),
+    Entry(
+        "btt weighted", lambda x, r: _btt(x, r, weight=_eye(x, 1), row_weight=_eye(x, 0)), None, (6, 12), 2, True, 1
+    ),
+    Entry("btt by columns", lambda x, r: _btt(x, r, weight=_eye(x, 1)), None, (6, 12), 2, True, 1),
+    Entry("btt by rows", lambda x, r: _btt(x, r, row_weight=_eye(x, 0)), None, (6, 12), 2, True, 1),
     Entry("kronecker sum by rows", lambda x, r: _sum(x, r, row_weight=_eye(x, 0)), None, (6, 12), 3, True, 1),
 ]

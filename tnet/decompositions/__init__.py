@@ -5,6 +5,7 @@ Functions return a :class:`tnet.results.Decomposition`.
 
 from __future__ import annotations
 
+from tnet.decompositions.btt import btt
 from tnet.decompositions.cp import cp
 from tnet.decompositions.iteration import IterationInfo
 from tnet.decompositions.kronecker_sum import kronecker_sum
@@ -12,4 +13,4 @@ from tnet.decompositions.mpo import mpo
 from tnet.decompositions.tt import tt
 from tnet.decompositions.tucker import tucker
 
-__all__ = ["IterationInfo", "cp", "kronecker_sum", "mpo", "tt", "tucker"]
+__all__ = ["IterationInfo", "btt", "cp", "kronecker_sum", "mpo", "tt", "tucker"]
