@@ -72,6 +72,21 @@ def test_the_objective_never_rises(seed: int, init: Any, ridge: float) -> None:
     assert all(b <= a + 1e-10 for a, b in itertools.pairwise(objective))
 
 
+def test_an_extrapolated_sweep_that_goes_too_far_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["tnet.decompositions.cp_als"]
+    monkeypatch.setattr(module._Momentum, "ahead", lambda self, new, old: [A[::-1] for A in new])  # nonsense
+    x = np.random.default_rng(0).normal(size=(4, 3, 5))
+    stopping = Stopping(max_iter=16, change=0)
+    far = tnet.cp(x, 3, stopping=stopping)
+    monkeypatch.setattr(module, "_PLAIN_SWEEPS", 100)
+    plain = tnet.cp(x, 3, stopping=Stopping(max_iter=13, change=0))
+    # Sweeps 11, 13 and 15 start too far away: their errors repeat, and the plain ones between go on.
+    errors = far.history.error
+    assert np.allclose(errors[:10], plain.history.error[:10], rtol=1e-12)
+    assert errors[10] == errors[9]
+    assert np.allclose(errors[11::2], plain.history.error[10:], rtol=1e-9)
+
+
 def test_weights_descend_and_columns_have_norm_one() -> None:
     x = np.random.default_rng(0).normal(size=(5, 6, 7))
     result = tnet.cp(x, 3, rng=0, stopping=Stopping(max_iter=50, change=1e-4))

@@ -28,7 +28,7 @@ def cp(
     x: Array,
     rank: int,
     *,
-    init: Literal["svd", "random"] | CPTensor = "svd",
+    init: Literal["svd", "random", "gevd"] | CPTensor = "svd",
     method: Literal["als", "nls"] = "als",
     nonnegative: bool = False,
     ridge: float = 0.0,
@@ -46,14 +46,15 @@ def cp(
         Real or complex floating point. Not changed; a torch tensor is detached.
     rank : int
         R, the number of terms; it may exceed every mode.
-    init : {"svd", "random"} or CPTensor
-        Leading left singular vectors of each unfolding (missing columns are random), normal random
-        factors, or a start taken as given.
+    init : {"svd", "random", "gevd"} or CPTensor
+        Leading left singular vectors of each unfolding (missing columns are random); normal random factors; the
+        factors that a generalised eigenvalue problem gives [5]_, exact for exact data where at least two modes are
+        as long as ``rank``; or a start taken as given.
     method : {"als", "nls"}
-        Alternating least squares; or damped Gauss-Newton over all factors at once, which takes far fewer
-        steps where components are nearly collinear, and about twice the time a step.
+        Alternating least squares, extrapolated after ten sweeps; or damped Gauss-Newton over all factors at once,
+        which takes fewer steps where components are nearly collinear, and about twice the time a step.
     nonnegative : bool
-        Keep weights and factors nonnegative, by extrapolated HALS [5]_ [6]_ in the place of ALS. Starts are
+        Keep weights and factors nonnegative, by extrapolated HALS [6]_ [7]_ in the place of ALS. Starts are
         made of absolute values; a given one must be nonnegative. ``x`` itself may have negative entries.
     ridge : float
         Adds ``ridge * sum(weights**2)`` to the squared error, whatever the scale of ``x``; a small value
@@ -95,7 +96,9 @@ def cp(
     A sweep takes 1.5 to 2 times ``N R`` multiply-adds in matrix products on views of ``x``, by a dimension tree
     [1]_ [2]_, and memory for one intermediate beside ``x`` (which is copied once if it is not C-contiguous):
     ``N R / n`` numbers for order 3, about ``sqrt(N) R`` for order 4. The error comes from the normal equations,
-    without reconstruction. The starting SVDs take ``N sum(n_k)``.
+    without reconstruction, and never rises. After ten sweeps they start from extrapolated factors; one that does
+    not lower the error is dropped, so that the history repeats an error now and then. The starting SVDs take
+    ``N sum(n_k)``.
 
     A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 30 products with the Gauss-Newton
     matrix, which is never formed, of ``2 R^2 sum(n_k)`` each. Its accuracy on exact data ends near 1e-8.
@@ -114,9 +117,11 @@ def cp(
     .. [4] L. Sorber, M. Van Barel, L. De Lathauwer, "Optimization-based algorithms for tensor decompositions:
        canonical polyadic decomposition, decomposition in rank-(L_r, L_r, 1) terms, and a new generalization",
        SIAM J. Optim. 23 (2013).
-    .. [5] N. Gillis, F. Glineur, "Accelerated multiplicative updates and hierarchical ALS algorithms for
+    .. [5] E. Sanchez, B. R. Kowalski, "Tensorial resolution: a direct trilinear decomposition", Journal of
+       Chemometrics 4 (1990).
+    .. [6] N. Gillis, F. Glineur, "Accelerated multiplicative updates and hierarchical ALS algorithms for
        nonnegative matrix factorization", Neural Computation 24 (2012).
-    .. [6] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Le, "Extrapolated alternating algorithms for approximate
+    .. [7] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Le, "Extrapolated alternating algorithms for approximate
        canonical polyadic decomposition", IEEE ICASSP (2020).
 
     Examples
