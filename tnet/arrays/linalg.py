@@ -27,6 +27,7 @@ __all__ = [
     "cholesky_solve_gram",
     "eigh_descending",
     "gram",
+    "gram_factor",
     "gram_truncated",
     "khatri_rao",
     "qr",
@@ -40,8 +41,9 @@ __all__ = [
 # Elements of a panel that is widened to float64 or handed to LAPACK at a time: 8 MiB of float64.
 _PANEL = 1 << 20
 
-# Rows from which LAPACK finds a few leading eigenpairs faster than all.
+# Rows from which LAPACK finds a few leading eigenpairs faster than all, and their largest part of all.
 _SUBSET_FROM = 128
+_SUBSET_PART = 1 / 16
 
 
 class TruncatedSVD(NamedTuple):
@@ -154,7 +156,8 @@ def truncated_eigh(G: Array, truncation: Truncation) -> tuple[Array, Array, floa
     """
     xp = array_namespace(G)
     m = int(G.shape[0])
-    if isinstance(G, np.ndarray) and m >= _SUBSET_FROM and truncation.rank is not None and 4 * truncation.rank <= m:
+    few = truncation.rank is not None and truncation.rank <= _SUBSET_PART * m
+    if isinstance(G, np.ndarray) and m >= _SUBSET_FROM and truncation.rank is not None and few:
         return _leading_eigh(G, truncation.rank)
     values, vectors = eigh_descending(G)
     values = xp.where(values > 0, values, xp.zeros_like(values))
@@ -319,6 +322,32 @@ def solve_triangular(A: Array, B: Array, *, lower: bool) -> Array:
     if is_torch(A):
         return xp.linalg.solve_triangular(A, B, upper=not lower)
     return xp.linalg.solve(xp.tril(A) if lower else xp.triu(A), B)
+
+
+def gram_factor(G: Array) -> Array:
+    r"""Return L with :math:`L L^H = G`.
+
+    Parameters
+    ----------
+    G : array, shape (m, m)
+        Hermitian, positive semidefinite up to roundoff, finite.
+
+    Returns
+    -------
+    L : array, shape (m, r)
+        The Cholesky factor. Where G is singular to working precision: its eigenvectors, times the roots of the
+        eigenvalues above ``eps * m`` of the largest, so that ``r`` is the numerical rank (at least 1).
+    """
+    xp = array_namespace(G)
+    L = _cholesky_or_none(xp, G)
+    if L is not None:
+        return L
+    values, vectors = eigh_descending(G)
+    squared = _to_list(values)
+    cutoff = squared[0] * int(G.shape[0]) * float(xp.finfo(real_dtype(G)).eps)
+    r = max(1, sum(value > cutoff for value in squared))
+    root = xp.sqrt(xp.where(values[:r] > 0, values[:r], xp.zeros_like(values[:r])))
+    return vectors[:, :r] * astype(root, vectors.dtype)
 
 
 def cholesky_solve_gram(G: Array, M: Array) -> Array:
