@@ -35,6 +35,7 @@ from tnet.formats import TuckerTensor
 from tnet.options import Truncation
 
 __all__ = [
+    "NORMS_FLOOR",
     "FirstPass",
     "Projected",
     "leading_factor",
@@ -50,7 +51,7 @@ _ALL_ORDERS_UP_TO = 6  # 720 orders of modes are compared in a millisecond
 
 # ||x||^2 - ||core||^2 is a difference of numbers near ||x||^2, right to some ten units of roundoff: below these
 # relative errors the residual itself is computed.
-_NORMS_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64": 1e-2}
+NORMS_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64": 1e-2}
 
 
 class Projected(NamedTuple):
@@ -154,7 +155,7 @@ def projection_error(x: Array, core: Array, factors: Sequence[Array], squared_no
     if squared_norm_x == 0.0:
         return 0.0
     error = math.sqrt(max(squared_norm_x - squared_norm(core), 0.0) / squared_norm_x)
-    if error >= _NORMS_FLOOR[dtype_name(x)]:
+    if error >= NORMS_FLOOR[dtype_name(x)]:
         return error
     return exact_error(x, TuckerTensor(core, tuple(factors)), squared_norm_x)
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from tnet.arrays import Array
-from tnet.decompositions.preparation import prepare, rescaled
+import numpy as np
+
+from tnet.arrays import Array, resolve_rng
+from tnet.decompositions.hooi import TuckerFit, hooi, tucker_as_returned
+from tnet.decompositions.iteration import Callback, warn_unless_converged
+from tnet.decompositions.preparation import prepare
+from tnet.decompositions.range_finder import randomized_tucker
 from tnet.decompositions.residual import error_after_rounding
-from tnet.decompositions.sthosvd import FirstPass, mode_gram, sthosvd
+from tnet.decompositions.sthosvd import FirstPass, Projected, sthosvd
 from tnet.errors import InputError
 from tnet.formats import TuckerTensor
-from tnet.options import check_rank_or_rtol
+from tnet.options import Stopping, check_rank_or_rtol
 from tnet.results import Decomposition, History, Status
 
-__all__ = ["mode_gram", "tucker"]
+__all__ = ["tucker"]
+
+METHODS = ("sthosvd", "hooi", "randomized")
 
 
 def tucker(
@@ -23,7 +30,13 @@ def tucker(
     rank: int | Sequence[int] | None = None,
     *,
     rtol: float | None = None,
-    method: Literal["sthosvd"] = "sthosvd",
+    method: Literal["sthosvd", "hooi", "randomized"] = "sthosvd",
+    oversampling: int = 10,
+    power: int = 1,
+    refine: bool = False,
+    stopping: Stopping = Stopping(),  # noqa: B008 - frozen
+    rng: Any = None,
+    callback: Callback[TuckerTensor] | None = None,
 ) -> Decomposition[TuckerTensor]:
     r"""Decompose a tensor into a core and one orthonormal factor for each mode.
 
@@ -38,35 +51,67 @@ def tucker(
         clipped with a warning.
     rtol : float
         Relative Frobenius error of the whole tensor, instead of ``rank``.
-    method : {"sthosvd"}
-        The sequentially truncated higher-order SVD.
+    method : {"sthosvd", "hooi", "randomized"}
+        The sequentially truncated higher-order SVD [1]_; the same improved by orthogonal iteration [2]_, never
+        worse; or from random sketches, a few passes over ``x`` whose cost does not grow with ``n_k`` [3]_.
+    oversampling : int
+        Columns of each factor beyond its rank in which "hooi" iterates, and "randomized" searches.
+    power : int
+        Passes of "randomized" that improve the bases found by the first two; 0 where the singular values fall
+        fast.
+    refine : bool
+        "hooi" iterates on the core in the space of ``rank + oversampling`` columns, which costs next to nothing;
+        True: then on ``x`` itself, to the stationary point that has no such limit.
+    stopping : Stopping
+        Of "hooi": sweeps, change of the relative error, seconds; sweeps over the core and over ``x`` each obey it.
+    rng : int, numpy Generator, torch Generator or None
+        Of "randomized"; drawn on the host, so that one seed gives one sketch on every library.
+    callback : callable, optional
+        Of "hooi": receives an :class:`~tnet.decompositions.IterationInfo` after each sweep; stops by returning True.
 
     Returns
     -------
     Decomposition of TuckerTensor
-        ``error_kind`` is "exact": the parts discarded at each mode are orthogonal to each other.
+        ``error_kind`` is "exact": from what is discarded at each mode or from the norm of the core, both orthogonal
+        to the rest, and from the residual where those do not resolve it. The factors have orthonormal columns. Ctrl-C
+        during "hooi" returns the last complete sweep, with status ``INTERRUPTED``.
 
     Raises
     ------
     RankError
         Both or neither of ``rank`` and ``rtol``; a rank that is no positive integer; a wrong count.
     InputError
-        A non-finite entry, an empty mode, order 0, an unknown method.
+        A non-finite entry, an empty mode, order 0, an unknown method, a negative ``oversampling`` or ``power``.
     BackendError
         Integers and other arrays that hold no floating point numbers.
 
+    Warns
+    -----
+    ConvergenceWarning
+        ``max_iter`` or ``max_seconds`` ended "hooi".
+
     Notes
     -----
-    Each mode is truncated by the eigenvectors of the Gram matrix of its unfolding, ``n_k N`` multiply-adds
-    on what the modes before it left; the order of modes minimises the total. Unfoldings are read in panels,
-    not copied. Where double precision asks for more than a Gram matrix resolves (``rtol < 1e-7``, or kept
-    singular values below that), the triangular factor of a QR decomposition takes its place. The error is
-    at most :math:`\sqrt d` times that of the best approximation of the same ranks [1]_.
+    "sthosvd" truncates each mode by the eigenvectors of the Gram matrix of its unfolding, ``n_k N / 2``
+    multiply-adds on what the modes before it left; the order of modes minimises the total. Unfoldings are read in
+    panels, not copied: memory beyond ``x`` is ``r / n`` of it. Where double precision asks for more than a Gram
+    matrix resolves (``rtol < 1e-7``, or kept singular values below that), the triangular factor of a QR decomposition
+    takes its place. The error is at most :math:`\sqrt d` times that of the best approximation of the same ranks [1]_.
+
+    "hooi" adds sweeps on a core of ``(r + oversampling)^d``; those over ``x`` (``refine``) read it ``d / (d - 1)``
+    times each. With ``rtol``, ST-HOSVD chooses the ranks and the error ends below its own.
+
+    "randomized" reads ``x`` ``power + 2`` times with ``(r + oversampling) N`` multiply-adds, after its norm. With
+    ``rtol`` the sketches grow until the tolerance is met, or give way to ST-HOSVD: it holds in any case.
 
     References
     ----------
     .. [1] N. Vannieuwenhoven, R. Vandebril, K. Meerbergen, "A new truncation strategy for the higher-order
        singular value decomposition", SIAM J. Sci. Comput. 34 (2012).
+    .. [2] L. De Lathauwer, B. De Moor, J. Vandewalle, "On the best rank-1 and rank-(R1, R2, ..., RN) approximation
+       of higher-order tensors", SIAM J. Matrix Anal. Appl. 21 (2000).
+    .. [3] N. Halko, P.-G. Martinsson, J. A. Tropp, "Finding structure with randomness: probabilistic algorithms for
+       constructing approximate matrix decompositions", SIAM Review 53 (2011).
 
     Examples
     --------
@@ -77,15 +122,44 @@ def tucker(
     (2, 2, 2)
     """
     started = time.perf_counter()
-    if method != "sthosvd":
-        raise InputError(f"method={method!r}: the one method of tucker is 'sthosvd'.")
+    if method not in METHODS:
+        raise InputError(f"method={method!r}: choose one of {', '.join(map(repr, METHODS))}.")
     check_rank_or_rtol(rank, rtol)
-    first = FirstPass(rank, rtol)
+    _check_count("oversampling", oversampling)
+    _check_count("power", power)
+    first = FirstPass(rank, rtol, by_gram=method != "randomized")
     prepared = prepare(x, first_pass=first)
-    array = prepared.array
-    fit = sthosvd(array, first.ranks, rtol, prepared.squared_norm, first_gram=first.gram_of(array))
-    core, *factors = rescaled([fit.core, *fit.factors], 0, prepared)
-    tensor = TuckerTensor(core, tuple(factors))
+    array, norm2 = prepared.array, prepared.squared_norm
+    G = first.gram_of(array)
+    seed: int | None = None
+    if method == "hooi":
+        fit = hooi(
+            prepared,
+            first.ranks,
+            rtol,
+            first_gram=G,
+            oversampling=oversampling,
+            refine=refine,
+            stopping=stopping,
+            callback=callback,
+            started=started,
+        )
+        warn_unless_converged("tucker", fit.status, stopping.change)
+    elif method == "randomized":
+        generator, seed = resolve_rng(rng)
+        fit = _direct(randomized_tucker(array, first.ranks, rtol, norm2, oversampling, power, generator))
+    else:
+        fit = _direct(sthosvd(array, first.ranks, rtol, norm2, first_gram=G))
+    tensor = tucker_as_returned(fit.core, fit.factors, prepared)
     error = error_after_rounding(prepared, tensor) if prepared.is_half else fit.error
-    seconds = time.perf_counter() - started
-    return Decomposition(tensor, error, "exact", Status.DIRECT, History(), seconds)
+    history = History(fit.errors, fit.seconds)
+    return Decomposition(tensor, error, "exact", fit.status, history, time.perf_counter() - started, seed)
+
+
+def _direct(found: Projected) -> TuckerFit:
+    return TuckerFit(*found, Status.DIRECT, (), ())
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise InputError(f"{name}={value!r}: give an integer of at least 0.")
