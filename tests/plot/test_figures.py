@@ -13,6 +13,7 @@ from matplotlib import pyplot
 from matplotlib.collections import QuadMesh
 
 import tnet
+from tnet.decompositions import RankSelection
 from tnet.errors import InputError, MissingDependencyError, ShapeError
 from tnet.options import Stopping
 
@@ -107,6 +108,19 @@ def test_history_shows_every_sweep() -> None:
     assert np.array_equal(ax.lines[0].get_ydata(), found.history.error)
     with pytest.raises(InputError, match="direct"):
         tnet.plot.history(tnet.tt(x, 2))
+
+
+@pytest.mark.parametrize("method", ["core_consistency", "held_out", "stability"])
+def test_rank_selection_shows_scores_choice_and_errors(method: Any) -> None:
+    found = RankSelection(2, (1, 2, 3), (100.0, 90.0, -1e5), (0.5, 0.1, 0.09), method, "why", 0)
+    ax = tnet.plot.rank_selection(found)
+    scores, choice = (np.asarray(line.get_ydata(), dtype=float) for line in ax.lines)
+    assert np.array_equal(scores, [100.0, 90.0, -20.0 if method == "core_consistency" else -1e5])
+    assert ax.lines[1].get_xdata()[0] == 2
+    assert choice.size == 2
+    right = next(other for other in ax.figure.axes if other is not ax)
+    assert np.array_equal(right.lines[0].get_ydata(), found.errors)
+    assert tnet.plot.rank_selection(found, ax) is ax
 
 
 def test_spectrum_shows_values_and_errors() -> None:

@@ -16,6 +16,7 @@ from tnet.decompositions.cp_start import starting_factors
 from tnet.decompositions.iteration import Callback, warn_unless_converged
 from tnet.decompositions.nonnegative import nonnegative_cp
 from tnet.decompositions.preparation import prepare
+from tnet.decompositions.rank_selection import select_cp_rank
 from tnet.errors import InputError, RankError
 from tnet.formats import CPTensor
 from tnet.options import Stopping
@@ -26,7 +27,7 @@ __all__ = ["cp"]
 
 def cp(
     x: Array,
-    rank: int,
+    rank: int | Literal["auto"],
     *,
     init: Literal["svd", "random", "gevd"] | CPTensor = "svd",
     method: Literal["als", "nls"] = "als",
@@ -44,8 +45,10 @@ def cp(
     ----------
     x : array, shape (n_1, ..., n_d)
         Real or complex floating point. Not changed; a torch tensor is detached.
-    rank : int
-        R, the number of terms; it may exceed every mode.
+    rank : int or "auto"
+        R, the number of terms; it may exceed every mode. "auto": what
+        :func:`~tnet.decompositions.select_cp_rank` chooses by core consistency among 1 to 10, from fits that cost
+        far more than this one; call it yourself to see why.
     init : {"svd", "random", "gevd"} or CPTensor
         Leading left singular vectors of each unfolding (missing columns are random); normal random factors; the
         factors that a generalised eigenvalue problem gives [5]_, exact for exact data where at least two modes are
@@ -76,10 +79,11 @@ def cp(
     Raises
     ------
     RankError
-        A rank that is no positive integer.
+        A rank that is neither a positive integer nor "auto".
     InputError
         A non-finite entry, an empty mode, order 0, an unknown ``init`` or ``method``, a negative ridge; with
-        ``nonnegative``, a start that has a negative entry, or ``method="nls"``.
+        ``nonnegative``, a start that has a negative entry, or ``method="nls"``; with ``rank="auto"``, a given
+        start, or an order below 3.
     ShapeError
         A start whose shape or rank differs.
     BackendError
@@ -121,8 +125,8 @@ def cp(
        Chemometrics 4 (1990).
     .. [6] N. Gillis, F. Glineur, "Accelerated multiplicative updates and hierarchical ALS algorithms for
        nonnegative matrix factorization", Neural Computation 24 (2012).
-    .. [7] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Le, "Extrapolated alternating algorithms for approximate
-       canonical polyadic decomposition", IEEE ICASSP (2020).
+    .. [7] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Hien, "Accelerating block coordinate descent for
+       nonnegative tensor factorization", Numer. Linear Algebra Appl. 28 (2021).
 
     Examples
     --------
@@ -134,13 +138,19 @@ def cp(
     True
     """
     started = time.perf_counter()
-    R = _checked_rank(rank)
+    automatic = isinstance(rank, str) and rank == "auto"
+    R = 0 if automatic else _checked_rank(rank)
     if method not in ("als", "nls"):
         raise InputError(f"method={method!r}: choose 'als' or 'nls'.")
     if not (isinstance(ridge, (int, float)) and math.isfinite(ridge) and ridge >= 0):
         raise InputError(f"ridge={ridge!r}: give a finite number >= 0.")
     if nonnegative and method != "als":
         raise InputError(f"method={method!r} and nonnegative=True: only 'als' has a nonnegative form.")
+    if automatic:
+        if isinstance(init, CPTensor):
+            raise InputError(f"rank='auto' and an init of rank {init.rank}: give rank={init.rank}, or another init.")
+        chosen = select_cp_rank(x, nonnegative=nonnegative, rng=rng)
+        R, rng = chosen.rank, chosen.rng_seed
     prepared = prepare(x)
     if nonnegative:
         fit, seed = nonnegative_cp(prepared, R, init, float(ridge), stopping, rng, callback, started)
@@ -148,12 +158,12 @@ def cp(
         factors, seed = starting_factors(prepared, R, init, rng)
         iterate = alternating_least_squares if method == "als" else nonlinear_least_squares
         fit = iterate(prepared, factors, float(ridge), stopping, callback, started)
-    result = decomposition_from(fit, prepared, started, seed)
+    result = decomposition_from(fit, prepared, started, rng if automatic else seed)
     warn_unless_converged("cp", result.status, stopping.change)
     return result
 
 
 def _checked_rank(rank: object) -> int:
     if isinstance(rank, (bool, np.bool_)) or not isinstance(rank, (int, np.integer)) or rank < 1:
-        raise RankError(f"rank={rank!r}: give an integer of at least 1.")
+        raise RankError(f"rank={rank!r}: give an integer of at least 1, or 'auto'.")
     return int(rank)

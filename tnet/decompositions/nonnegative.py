@@ -18,9 +18,9 @@ from tnet.formats import CPTensor
 from tnet.options import Stopping
 from tnet.results import Status
 
-__all__ = ["nonnegative_cp", "refuse_complex", "sensible_passes"]
+__all__ = ["nonnegative_cp", "nonnegative_sweeps", "refuse_complex", "sensible_passes"]
 
-# Growth and fall of the momentum and of its ceiling: the values of Ang, Cohen, Gillis and Le (2020).
+# Growth and fall of the momentum and of its ceiling: the values of Ang, Cohen, Gillis and Hien (2021).
 _MOMENTUM = 0.5
 _GROWTH, _CEILING_GROWTH, _FALL = 1.05, 1.01, 1.5
 # Passes over the columns go on until one moves them by this times the first: extrapolation needs factors nearer to
@@ -50,13 +50,13 @@ def nonnegative_cp(
 
     References
     ----------
-    .. [1] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Le, "Extrapolated alternating algorithms for approximate
-       canonical polyadic decomposition", IEEE ICASSP (2020).
+    .. [1] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Hien, "Accelerating block coordinate descent for
+       nonnegative tensor factorization", Numer. Linear Algebra Appl. 28 (2021).
     """
     refuse_complex(prepared.array)
     weights, factors, seed = _start(prepared, R, init, rng)
     run = CPRun(prepared, stopping, callback, started)
-    return run.complete(lambda: _iterate(run, weights, factors, ridge)), seed
+    return run.complete(lambda: nonnegative_sweeps(run, weights, factors, ridge)), seed
 
 
 def refuse_complex(x: Array) -> None:
@@ -86,9 +86,12 @@ class _Sweep(NamedTuple):
     objective: float
 
 
-def _iterate(run: CPRun, weights: Array, factors: list[Array], ridge: float) -> Status:
-    """Sweep until the run ends; extrapolate as long as that lowers the objective."""
-    hals_run = _Hals(run.prepared, weights, factors, ridge)
+def nonnegative_sweeps(run: CPRun, weights: Array, factors: list[Array], ridge: float) -> Status:
+    """Sweep until the run ends; extrapolate as long as that lowers the objective.
+
+    Weights may have any common scale; factors are nonnegative with columns of norm 1.
+    """
+    hals_run = _Hals(run.prepared, weights, list(factors), ridge)
     momentum, ceiling = _MOMENTUM, 1.0
     last: _Sweep | None = None
     while True:

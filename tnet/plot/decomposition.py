@@ -1,4 +1,4 @@
-"""Figures of a decomposition: how the error fell, and the singular values that justify a rank."""
+"""Figures of a decomposition: how the error fell, and the curves that justify a rank."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
+    from tnet.decompositions import RankSelection
     from tnet.results import Decomposition
 
-__all__ = ["history", "spectrum"]
+__all__ = ["history", "rank_selection", "spectrum"]
+
+_SCORE_NAMES = {
+    "core_consistency": "core consistency, %",
+    "held_out": "relative error of held-out entries",
+    "stability": "least mean silhouette",
+}
+_LEAST_CONSISTENCY = -20.0  # how far below says nothing more
 
 
 def history(decomposition: Decomposition[Any], ax: Axes | None = None) -> Axes:
@@ -48,6 +56,41 @@ def history(decomposition: Decomposition[Any], ax: Axes | None = None) -> Axes:
     ax.set_ylabel("relative error")
     ax.set_title(f"{type(decomposition.tensor).__name__}, {decomposition.status.name.lower().replace('_', ' ')}")
     ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def rank_selection(selection: RankSelection, ax: Axes | None = None) -> Axes:
+    """Draw the score of each rank, the choice, and the error of the fits.
+
+    Parameters
+    ----------
+    selection : RankSelection
+        Of :func:`tnet.decompositions.select_cp_rank`. Core consistencies below -20 % are drawn there.
+    ax : matplotlib Axes or None
+        Where to draw; None makes a figure.
+
+    Returns
+    -------
+    matplotlib Axes
+        Of the scores; the errors have a second axis on the right.
+    """
+    ax = axes_or_new(ax, (6.0, 3.4))
+    scores = np.asarray(selection.scores)
+    if selection.method == "core_consistency":
+        scores = np.maximum(scores, _LEAST_CONSISTENCY)
+    ax.plot(selection.ranks, scores, color=ACCENT, marker="o")
+    ax.axvline(selection.rank, color=MUTED, linestyle="--", linewidth=1)
+    place = (selection.rank, 1.0)
+    ax.annotate(f" rank {selection.rank}", place, xycoords=("data", "axes fraction"), va="top", color=MUTED)
+    ax.set_xticks(selection.ranks)
+    ax.set_xlabel("rank")
+    ax.set_ylabel(_SCORE_NAMES[selection.method], color=ACCENT)
+    errors = ax.twinx()
+    errors.plot(selection.ranks, selection.errors, color=MUTED, linewidth=1)
+    errors.set_ylim(bottom=0.0)
+    errors.set_ylabel("relative error of the fit", color=MUTED)
+    for axes in (ax, errors):
+        axes.spines["top"].set_visible(False)
     return ax
 
 
