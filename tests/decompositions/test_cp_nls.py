@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -209,10 +208,12 @@ def test_degeneracy_is_told_and_parts_stay_finite() -> None:
     assert all(np.all(np.isfinite(part)) for part in result.tensor.arrays)
 
 
-def test_torch_takes_the_same_steps() -> None:
+@pytest.mark.parametrize("complex_", [False, True])
+def test_all_libraries_take_the_same_steps(convert: Any, complex_: bool) -> None:
     x = collinear(6, 3, 0.5).to_dense() + 0.01 * np.random.default_rng(0).normal(size=(6, 6, 6))
+    x = x * np.exp(1j * np.arange(6.0)) if complex_ else x
     stopping = Stopping(max_iter=15, change=0)
     host = tnet.cp(x, 3, method="nls", init="random", rng=1, stopping=stopping)
-    other = tnet.cp(torch.from_numpy(x), 3, method="nls", init="random", rng=1, stopping=stopping)
-    assert isinstance(other.tensor.weights, torch.Tensor)
+    other = tnet.cp(convert(x), 3, method="nls", init="random", rng=1, stopping=stopping)
+    assert type(other.tensor.weights) is type(convert(x))
     assert np.allclose(host.history.error, other.history.error, rtol=1e-6)

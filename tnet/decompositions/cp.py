@@ -105,7 +105,7 @@ def cp(
     ``N sum(n_k)``.
 
     A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 30 products with the Gauss-Newton
-    matrix, which is never formed, of ``2 R^2 sum(n_k)`` each. Its accuracy on exact data ends near 1e-8.
+    matrix, which is never formed, of ``2 R^2 sum(n_k)`` each.
 
     A nonnegative sweep costs that of ALS and a few passes of ``n_k R^2`` for each mode. A best approximation always
     exists, so that components never cancel; the error never rises from sweep to sweep.
