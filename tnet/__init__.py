@@ -24,12 +24,13 @@ _HOME = {
     "round": "tnet.algebra",
     "save": "tnet.io",
     "show_versions": "tnet.versions",
+    "tr": "tnet.decompositions",
     "tt": "tnet.decompositions",
     "tucker": "tnet.decompositions",
 }
 _ROOMS = (
     "algebra", "arrays", "batch", "compression", "contraction", "decompositions",
-    "errors", "formats", "io", "nn", "options", "parallel", "plot", "results",
+    "errors", "formats", "io", "nn", "options", "parallel", "plot", "results", "sklearn",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from tnet.decompositions import cp as cp
     from tnet.decompositions import kronecker_sum as kronecker_sum
     from tnet.decompositions import mpo as mpo
+    from tnet.decompositions import tr as tr
     from tnet.decompositions import tt as tt
     from tnet.decompositions import tucker as tucker
     from tnet.io import load as load
@@ -64,6 +66,7 @@ __all__ = [
     "round",
     "save",
     "show_versions",
+    "tr",
     "tt",
     "tucker",
 ]

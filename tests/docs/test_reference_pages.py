@@ -20,7 +20,7 @@ PAGES = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "a
 
 ROOMS = (
     "algebra", "arrays", "batch", "cli", "compression", "compression.baselines", "contraction", "decompositions",
-    "errors", "formats", "io", "io.interop", "nn", "options", "parallel", "plot", "results", "versions",
+    "errors", "formats", "io", "io.interop", "nn", "options", "parallel", "plot", "results", "sklearn", "versions",
 )  # fmt: skip
 #: Modules, aliases of types and the typer application have no call to describe.
 NO_CALL = {"app", "Array", "ExecutorLike", "Namespace", "__version__"}
