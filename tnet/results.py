@@ -49,9 +49,10 @@ class Decomposition(Generic[T]):
         The factorised tensor, one of the classes of :mod:`tnet.formats`.
     error : float
         Relative Frobenius error ``||x - y|| / ||x||`` of what is returned (0 for ``x = 0``).
-    error_kind : {"exact", "gram", "bound"}
+    error_kind : {"exact", "gram", "bound", "estimate"}
         ``"exact"``: from the residual or from orthogonality; ``"gram"``: from the normal
-        equations, with a floor near the square root of the unit roundoff; ``"bound"``: from above.
+        equations, with a floor near the square root of the unit roundoff; ``"bound"``: from above;
+        ``"estimate"``: from a random sample that had no part in the result.
     status : Status
     history : History
     seconds : float
@@ -62,7 +63,7 @@ class Decomposition(Generic[T]):
 
     tensor: T
     error: float
-    error_kind: Literal["exact", "gram", "bound"]
+    error_kind: Literal["exact", "gram", "bound", "estimate"]
     status: Status
     history: History
     seconds: float

@@ -16,7 +16,7 @@ from tnet.arrays import gram_factor, to_numpy
 from tnet.errors import InputError
 from tnet.formats import TensorTrain
 
-rounding = importlib.import_module("tnet.algebra.rounding")
+rounding = importlib.import_module("tnet.algebra.train_rounding")
 gram_rounding = importlib.import_module("tnet.algebra.gram_rounding")
 
 

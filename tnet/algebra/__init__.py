@@ -6,6 +6,7 @@ from tnet.algebra.canonical import canonicalise
 from tnet.algebra.operands import bounded_ranks
 from tnet.algebra.operators import matvec
 from tnet.algebra.products import hadamard, inner, norm
+from tnet.algebra.randomized_rounding import round_hadamard, round_sum
 from tnet.algebra.rounding import round
 from tnet.algebra.sums import add, scale
 from tnet.algebra.unfolding import fold, mode_product, unfold
@@ -21,6 +22,8 @@ __all__ = [
     "mode_product",
     "norm",
     "round",
+    "round_hadamard",
+    "round_sum",
     "scale",
     "unfold",
 ]

@@ -23,7 +23,7 @@ from tnet.arrays import (
 )
 from tnet.options import Truncation
 
-__all__ = ["resolved_by_gram", "rounded_by_gram"]
+__all__ = ["in_range", "resolved_by_gram", "rounded_by_gram"]
 
 _EPS = 2.0**-52
 # Least relative error asked of Gram matrices in double precision; they square the condition.
@@ -34,7 +34,7 @@ _MEASURED_BELOW = 1e-6
 # tolerance says it. Beyond that the terms of the train cancel, and orthogonalisation must sort them out.
 _CONTRADICTION = 1e-12
 # |log2| of the norm of a core that need not be scaled: squares of products of a few such stay in range.
-_HARMLESS_EXPONENT = 60
+_HARMLESS_EXPONENT = 20
 
 
 class _Cut(NamedTuple):
@@ -94,7 +94,7 @@ def rounded_by_gram(
     xp = array_namespace(*cores)
     dtype = cores[0].dtype
     wide = xp.complex128 if xp.isdtype(dtype, "complex floating") else xp.float64
-    work, exponents = zip(*(_in_range(astype(core, wide)) for core in cores), strict=True)
+    work, exponents = zip(*(in_range(astype(core, wide)) for core in cores), strict=True)
     factors = _right_factors(work)
     n_bonds = len(work) - 1
     out: list[Array] = []
@@ -103,7 +103,7 @@ def rounded_by_gram(
     carried, exponent = work[0], sum(exponents)
     for k in range(n_bonds):
         r, n, s = carried.shape
-        carried, shift = _in_range(carried)
+        carried, shift = in_range(carried)
         exponent += shift
         L, power = factors[k]
         allowed = None if rtol is None else max(rtol * rtol - spent - contradiction, 0.0) / (n_bonds - k)
@@ -134,7 +134,7 @@ def _right_factors(cores: Sequence[Array]) -> list[tuple[Array, int]]:
     found: list[tuple[Array, int]] = []
     for core in reversed(cores[1:]):
         r, n, s = core.shape
-        B, shift = _in_range(xp.reshape(xp.reshape(core, (r * n, s)) @ L, (r, -1)))
+        B, shift = in_range(xp.reshape(xp.reshape(core, (r * n, s)) @ L, (r, -1)))
         L, power = gram_factor(gram(B)), power + shift
         found.append((L, power))
     return found[::-1]
@@ -158,7 +158,7 @@ def _cut(M: Array, L: Array, rank: int | None, allowed: float) -> _Cut:
     return _Cut(U, image @ M, total, discarded, float(values[-1]) ** 2)
 
 
-def _in_range(x: Array) -> tuple[Array, int]:
+def in_range(x: Array) -> tuple[Array, int]:
     """Return ``y`` and ``e`` with ``x = 2**e y`` and a norm of ``y`` from which products stay in range."""
     scaled = balanced_scale(x)
     exponent = math.frexp(math.sqrt(scaled.squared_norm))[1]

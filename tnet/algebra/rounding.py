@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from tnet.algebra.gram_rounding import resolved_by_gram, rounded_by_gram
 from tnet.algebra.operands import bounded_ranks, unsupported
+from tnet.algebra.randomized_rounding import rounded_randomly
 from tnet.algebra.thin_factors import Thin, thin_factors, with_thin_factors
-from tnet.algebra.trains import right_orthogonal_step, three_axis_cores, with_cores
+from tnet.algebra.train_rounding import RoundingBudget, bond_limits, rounded_cores
+from tnet.algebra.trains import three_axis_cores, with_cores
 from tnet.algebra.trees import orthogonalised
 from tnet.algebra.unfolding import unfold
 from tnet.arrays import (
@@ -38,7 +39,7 @@ from tnet.formats import (
     TuckerTensor,
 )
 from tnet.formats.hierarchical_tucker import TreeNode, tree_nodes
-from tnet.options import Truncation, check_rank_or_rtol
+from tnet.options import check_rank_or_rtol
 
 __all__ = ["round"]
 
@@ -46,7 +47,7 @@ _Roundable = TensorTrain | MatrixProductOperator | TuckerTensor | HierarchicalTu
 
 T = TypeVar("T", bound=_Roundable)
 
-_TRAIN_METHODS = ("auto", "gram", "qr")
+_TRAIN_METHODS = ("auto", "gram", "qr", "randomized")
 
 
 def round(
@@ -54,7 +55,8 @@ def round(
     rank: int | Sequence[int] | None = None,
     *,
     rtol: float | None = None,
-    method: Literal["auto", "gram", "qr"] = "auto",
+    method: Literal["auto", "gram", "qr", "randomized"] = "auto",
+    rng: Any = None,
 ) -> T:
     r"""Return a tensor of the same kind with smaller ranks, close to ``t``.
 
@@ -67,11 +69,14 @@ def round(
     rtol : float
         Relative Frobenius error of the whole tensor, ``||t - y|| <= rtol ||t||``, in [0, 1).
         Give exactly one of ``rank`` and ``rtol``.
-    method : {"auto", "gram", "qr"}
+    method : {"auto", "gram", "qr", "randomized"}
         For trains; other kinds know ``"auto"`` alone. ``"qr"`` orthogonalises, to roundoff. ``"gram"`` works from
         Gram matrices in double precision, all matrix products, and resolves relative errors down to 1e-7.
         ``"auto"``: Gram, and QR where the tolerance, the size, the spectrum or cancelling terms ask for more than
-        Gram matrices resolve.
+        Gram matrices resolve. ``"randomized"`` projects on a Gaussian sketch first, see :func:`round_sum`: fastest
+        for a large cut, its error near the best one.
+    rng : int, numpy.random.Generator, torch.Generator or None
+        For ``method="randomized"``.
 
     Returns
     -------
@@ -131,6 +136,8 @@ def round(
     allowed = _TRAIN_METHODS if isinstance(t, (TensorTrain, MatrixProductOperator)) else ("auto",)
     if method not in allowed:
         raise InputError(f"method={method!r} for {type(t).__name__}: choose one of {', '.join(map(repr, allowed))}.")
+    if method == "randomized" and isinstance(t, (TensorTrain, MatrixProductOperator)):
+        return rounded_randomly(t, rank, rtol, rng)
     for k, part in enumerate(t.arrays):
         require_floating(part, f"array {k} of t")
         squared_norm(part, f"array {k} of t")  # not finite where an entry is not
@@ -148,57 +155,12 @@ def round(
     return rounded.map_arrays(lambda part: astype(part, dtype))  # type: ignore[return-value]
 
 
-class _Budget:
-    """Hands out the truncation of each step, and keeps account of the error spent."""
-
-    def __init__(self, ranks: tuple[int, ...] | None, rtol: float | None, norm2: float) -> None:
-        self._ranks = ranks
-        self._left = 0.0 if rtol is None else rtol * rtol * norm2
-
-    def step(self, k: int, n_steps: int) -> Truncation:
-        """Return the truncation of step ``k`` of ``n_steps``: an equal share of what is left."""
-        if self._ranks is not None:
-            return Truncation(rank=self._ranks[k])
-        return Truncation(tail=math.sqrt(max(self._left, 0.0) / (n_steps - k)))
-
-    def spend(self, discarded: float) -> None:
-        """Take a squared error off the account."""
-        self._left -= discarded
-
-
 def _round_train(
     t: TensorTrain | MatrixProductOperator, rank: int | Sequence[int] | None, rtol: float | None, method: str
 ) -> TensorTrain | MatrixProductOperator:
     cores = three_axis_cores(t)
-    modes = [int(core.shape[1]) for core in cores]
-    n_bonds = len(cores) - 1
-    limits = [min(total_size(modes[: k + 1]), total_size(modes[k + 1 :])) for k in range(n_bonds)]
-    ranks = None if rank is None else bounded_ranks(rank, limits, "bond")
-    rounded = None
-    if n_bonds and method != "qr" and (method == "gram" or resolved_by_gram(cores, rtol)):
-        rounded = rounded_by_gram(cores, ranks, rtol, strict=method == "auto")
-    return with_cores(t, _rounded_by_qr(cores, ranks, rtol) if rounded is None else rounded)
-
-
-def _rounded_by_qr(cores: list[Array], ranks: tuple[int, ...] | None, rtol: float | None) -> list[Array]:
-    n_bonds = len(cores) - 1
-    for k in range(n_bonds, 0, -1):
-        right_orthogonal_step(cores, k)
-    # All cores but the first are orthogonal now: its norm is that of the tensor, and a scale
-    # taken out of it keeps the squares in range.
-    cores[0], exponent, norm2 = balanced_scale(cores[0], "t")
-    budget = _Budget(ranks, rtol, norm2)
-    xp = array_namespace(*cores)
-    for k in range(n_bonds):
-        r, n, s = cores[k].shape
-        U, values, Vh, discarded = svd_truncated(xp.reshape(cores[k], (r * n, s)), budget.step(k, n_bonds))
-        budget.spend(discarded)
-        cores[k] = xp.reshape(U, (r, n, U.shape[1]))
-        _, m, q = cores[k + 1].shape
-        carried = _row_scaled(Vh, values) @ xp.reshape(cores[k + 1], (s, m * q))
-        cores[k + 1] = xp.reshape(carried, (U.shape[1], m, q))
-    cores[-1] = scale_by_power_of_two(cores[-1], exponent)
-    return cores
+    ranks = None if rank is None else bounded_ranks(rank, bond_limits(cores), "bond")
+    return with_cores(t, rounded_cores(cores, ranks, rtol, method))
 
 
 def _round_tucker(t: TuckerTensor, rank: int | Sequence[int] | None, rtol: float | None) -> TuckerTensor:
@@ -208,7 +170,7 @@ def _round_tucker(t: TuckerTensor, rank: int | Sequence[int] | None, rtol: float
     pairs = [qr(factor) for factor in t.factors]
     core = ttm_chain(t.core, [R for _, R in pairs], range(t.ndim))
     core, exponent, norm2 = balanced_scale(core, "t")
-    budget = _Budget(ranks, rtol, norm2)
+    budget = RoundingBudget(ranks, rtol, norm2)
     factors: list[Array] = []
     for k in range(t.ndim):
         U, _, _, discarded = svd_truncated(unfold(core, k), budget.step(k, t.ndim))
@@ -233,7 +195,7 @@ def _round_tree(t: HierarchicalTucker, rank: int | Sequence[int] | None, rtol: f
     if ranks is not None:
         least = min((ranks[child - 1] for child in twins), default=0)
         ranks = tuple(least if child in twins else ranks[child - 1] for child in order)
-    cuts = _cuts(transfers, nodes, order, _Budget(ranks, rtol, norm2))
+    cuts = _cuts(transfers, nodes, order, RoundingBudget(ranks, rtol, norm2))
     for j, node in enumerate(nodes):
         if not node.children:
             factors[node.modes[0]] = factors[node.modes[0]] @ cuts[j]
@@ -248,7 +210,7 @@ def _round_tree(t: HierarchicalTucker, rank: int | Sequence[int] | None, rtol: f
 
 
 def _cuts(
-    transfers: Sequence[Array], nodes: Sequence[TreeNode], order: Sequence[int], budget: _Budget
+    transfers: Sequence[Array], nodes: Sequence[TreeNode], order: Sequence[int], budget: RoundingBudget
 ) -> list[Array]:
     """Return the leading singular vectors of each node's unfolding, in its orthonormal basis.
 
@@ -286,7 +248,7 @@ def _round_thin(t: Thin, rank: int | Sequence[int] | None, rtol: float | None) -
     U, values, Vh = xp.linalg.svd(middle, full_matrices=False)
     # All blocks of a block tensor train have one rank: what a rank discards is counted over all of them.
     squares = xp.sum(xp.reshape(values * values, (-1, values.shape[-1])), axis=0)
-    kept = _Budget(ranks, rtol, norm2).step(0, 1).keep(to_numpy(squares).tolist())
+    kept = RoundingBudget(ranks, rtol, norm2).step(0, 1).keep(to_numpy(squares).tolist())
     scaled = U[..., :kept] * astype(values[..., None, :kept], U.dtype)
     tall = scale_by_power_of_two(left @ scaled, exponent)
     return with_thin_factors(t, tall, Vh[..., :kept, :] @ adjoint(right))

@@ -53,7 +53,7 @@ _KINDS: dict[str, Any] = {
         TensorNetwork,
     )
 }
-_ERROR_KINDS = ("exact", "gram", "bound")
+_ERROR_KINDS = ("exact", "gram", "bound", "estimate")
 
 
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
