@@ -51,6 +51,10 @@ def _btt(x: Any, rank: Any = None, rtol: float | None = None, **weights: Any) ->
     return tnet.btt(x, (2, 3), (3, 4), rank, rtol=rtol, **weights)
 
 
+def _ring(x: Any, rank: Any) -> Decomposition[Any]:
+    return tnet.tr(x, rank, method="als", rng=0, stopping=_FEW)
+
+
 def _eye(x: Any, axis: int) -> Any:
     """Return an identity in the library and dtype of ``x``: the weighted norm is then the plain one."""
     from tnet.arrays import as_array, from_numpy_like
@@ -85,6 +89,9 @@ REGISTRY = [
     Entry("tt gram", lambda x, r: tnet.tt(x, r, method="gram"), None, (4, 5, 6), 2, True, 2),
     Entry("tt tsqr", lambda x, r: tnet.tt(x, r, method="tsqr"), None, (4, 5, 6), 2, True, 2),
     Entry("tt svd", lambda x, r: tnet.tt(x, r, method="svd"), None, (6, 5, 4), 2, True, 2),
+    Entry("tr", tnet.tr, lambda x, e: tnet.tr(x, rtol=e), (4, 5, 3, 6), 2, True, 4),
+    Entry("tr of order 3", tnet.tr, lambda x, e: tnet.tr(x, rtol=e), (6, 4, 5), 2, True, 3),
+    Entry("tr als", _ring, None, (4, 5, 6), 2, True, 3),
     Entry("mpo", _mpo, lambda x, e: _mpo(x, rtol=e), (6, 12), 3, True, 1),
     Entry("mpo weighted", _weighted, None, (6, 12), 3, True, 1),
     Entry("kronecker sum", _sum, lambda x, e: _sum(x, rtol=e), (6, 12), 3, True, 1),

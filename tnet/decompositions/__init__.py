@@ -11,7 +11,8 @@ from tnet.decompositions.iteration import IterationInfo
 from tnet.decompositions.kronecker_sum import kronecker_sum
 from tnet.decompositions.mpo import mpo
 from tnet.decompositions.rank_selection import RankSelection, select_cp_rank
+from tnet.decompositions.tr import tr
 from tnet.decompositions.tt import tt
 from tnet.decompositions.tucker import tucker
 
-__all__ = ["IterationInfo", "RankSelection", "btt", "cp", "kronecker_sum", "mpo", "select_cp_rank", "tt", "tucker"]
+__all__ = ["IterationInfo", "RankSelection", "btt", "cp", "kronecker_sum", "mpo", "select_cp_rank", "tr", "tt", "tucker"]

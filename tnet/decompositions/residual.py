@@ -9,7 +9,7 @@ from typing import Any
 from tnet.arrays import Array, astype, scale_by_power_of_two, squared_norm, total_size
 from tnet.decompositions.preparation import Prepared
 from tnet.errors import InputError
-from tnet.formats import CPTensor, TensorFormat, TensorTrain, TuckerTensor
+from tnet.formats import CPTensor, HierarchicalTucker, TensorFormat, TensorRing, TensorTrain, TuckerTensor
 
 __all__ = ["error_after_rounding", "exact_error"]
 
@@ -23,7 +23,7 @@ def exact_error(x: Array, tensor: TensorFormat, squared_norm_x: float) -> float:
     ----------
     x : array
         As large as the dense ``tensor``, in its dtype.
-    tensor : CPTensor, TuckerTensor or TensorTrain
+    tensor : CPTensor, TuckerTensor, HierarchicalTucker, TensorTrain or TensorRing
     squared_norm_x : float
 
     Notes
@@ -54,9 +54,9 @@ def error_after_rounding(prepared: Prepared, tensor: TensorFormat) -> float:
 
 def _rows(tensor: Any, start: int, stop: int) -> TensorFormat:
     """Return the rows ``start:stop`` of the first mode."""
-    if isinstance(tensor, (CPTensor, TuckerTensor)):
+    if isinstance(tensor, (CPTensor, TuckerTensor, HierarchicalTucker)):
         factors = (tensor.factors[0][start:stop, :], *tensor.factors[1:])
         return dataclasses.replace(tensor, factors=factors)
-    if isinstance(tensor, TensorTrain):
-        return TensorTrain((tensor.cores[0][:, start:stop, :], *tensor.cores[1:]))
+    if isinstance(tensor, (TensorTrain, TensorRing)):
+        return dataclasses.replace(tensor, cores=(tensor.cores[0][:, start:stop, :], *tensor.cores[1:]))
     raise InputError(f"{type(tensor).__name__} has no blockwise residual.")
