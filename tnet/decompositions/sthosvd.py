@@ -188,15 +188,12 @@ def leading_factor(
     return leading_basis(unfolded, truncation, method)
 
 
-def mode_gram(Y: Array, mode: int, panel: int | None = None) -> Array:
+def mode_gram(Y: Array, mode: int) -> Array:
     """Return the Gram matrix of the unfolding of ``Y`` along ``mode``, in double precision.
 
-    Parameters
-    ----------
-    Y : array
-    mode : int
-    panel : int, optional
-        Elements that may be put into the order of the unfolding at a time; default 2^20.
+    Notes
+    -----
+    Only panels of about 2^20 elements are put into the order of the unfolding.
     """
     xp = array_namespace(Y)
     shape = tuple(Y.shape)
@@ -206,7 +203,7 @@ def mode_gram(Y: Array, mode: int, panel: int | None = None) -> Array:
     if after == 1:
         return gram(xp.matrix_transpose(xp.reshape(Y, (before, n))))
     blocks = xp.reshape(Y, (before, n, after))
-    step = max(1, (panel or _PANEL) // (n * after))
+    step = max(1, _PANEL // (n * after))
     total = gram(_panel(blocks, 0, step))
     for start in range(step, before, step):
         total = total + gram(_panel(blocks, start, start + step))

@@ -8,13 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tnet.algebra import bounded_ranks
 from tnet.arrays import Array, resolve_rng
+from tnet.contraction.memory import parse_bytes
 from tnet.decompositions.hooi import TuckerFit, hooi, tucker_as_returned
 from tnet.decompositions.iteration import Callback, warn_unless_converged
 from tnet.decompositions.preparation import prepare
 from tnet.decompositions.range_finder import randomized_tucker
 from tnet.decompositions.residual import error_after_rounding
-from tnet.decompositions.sthosvd import FirstPass, Projected, sthosvd
+from tnet.decompositions.slabs import Allowance, as_slabbed, prepare_slabs, widened
+from tnet.decompositions.sthosvd import FirstPass, Projected, sthosvd, tucker_rank_limits
+from tnet.decompositions.sthosvd_by_slabs import check_need, sthosvd_by_slabs, tucker_residual
 from tnet.errors import InputError
 from tnet.formats import TuckerTensor
 from tnet.options import Stopping, check_rank_or_rtol
@@ -37,6 +41,7 @@ def tucker(
     stopping: Stopping = Stopping(),  # noqa: B008 - frozen
     rng: Any = None,
     callback: Callback[TuckerTensor] | None = None,
+    memory_limit: int | str | None = None,
 ) -> Decomposition[TuckerTensor]:
     r"""Decompose a tensor into a core and one orthonormal factor for each mode.
 
@@ -68,6 +73,9 @@ def tucker(
         Of "randomized"; drawn on the host, so that one seed gives one sketch on every library.
     callback : callable, optional
         Of "hooi": receives an :class:`~tnet.decompositions.IterationInfo` after each sweep; stops by returning True.
+    memory_limit : int or str, optional
+        Bytes that "sthosvd" may allocate beside ``x``, such as ``"8GiB"``: ``x``, for example a
+        :class:`numpy.memmap` larger than the memory, is then read in slabs.
 
     Returns
     -------
@@ -84,6 +92,8 @@ def tucker(
         A non-finite entry, an empty mode, order 0, an unknown method, a negative ``oversampling`` or ``power``.
     BackendError
         Integers and other arrays that hold no floating point numbers.
+    MemoryLimitError
+        ``memory_limit`` is too little for the core, the factors, a Gram matrix and one slice of ``x``.
 
     Warns
     -----
@@ -96,7 +106,9 @@ def tucker(
     multiply-adds on what the modes before it left; the order of modes minimises the total. Unfoldings are read in
     panels, not copied: memory beyond ``x`` is ``r / n`` of it. Where double precision asks for more than a Gram
     matrix resolves (``rtol < 1e-7``, or kept singular values below that), the triangular factor of a QR decomposition
-    takes its place. The error is at most :math:`\sqrt d` times that of the best approximation of the same ranks [1]_.
+    takes its place. Within a ``memory_limit`` the steps are the same; ``x`` is read three times (norm, Gram matrix,
+    projection), and once more for each mode after which the rest still fills more than half of what is left.
+    The error is at most :math:`\sqrt d` times that of the best approximation of the same ranks [1]_.
 
     "hooi" adds sweeps on a core of ``(r + oversampling)^d``; those over ``x`` (``refine``) read it ``d / (d - 1)``
     times each. With ``rtol``, ST-HOSVD chooses the ranks and the error ends below its own.
@@ -125,6 +137,11 @@ def tucker(
     if method not in METHODS:
         raise InputError(f"method={method!r}: choose one of {', '.join(map(repr, METHODS))}.")
     check_rank_or_rtol(rank, rtol)
+    limit = parse_bytes(memory_limit)
+    if limit is not None:
+        if method != "sthosvd":
+            raise InputError(f"memory_limit= with method={method!r}: only method='sthosvd' reads x in slabs.")
+        return _within_memory(x, rank, rtol, Allowance(limit), started)
     _check_count("oversampling", oversampling)
     _check_count("power", power)
     first = FirstPass(rank, rtol, by_gram=method != "randomized")
@@ -154,6 +171,22 @@ def tucker(
     error = error_after_rounding(prepared, tensor) if prepared.is_half else fit.error
     history = History(fit.errors, fit.seconds)
     return Decomposition(tensor, error, "exact", fit.status, history, time.perf_counter() - started, seed)
+
+
+def _within_memory(
+    x: Array, rank: object, rtol: float | None, allowance: Allowance, started: float
+) -> Decomposition[TuckerTensor]:
+    source = as_slabbed(x)
+    ranks = None if rank is None else bounded_ranks(rank, tucker_rank_limits(source.shape), "mode")
+    check_need(source, ranks, allowance)
+    source, prepared = prepare_slabs(source, allowance)
+    found = sthosvd_by_slabs(source, ranks, rtol, prepared.squared_norm, allowance)
+    tensor = tucker_as_returned(found.core, found.factors, prepared)
+    error = found.error
+    if prepared.is_half:
+        core, *factors = widened(tensor.arrays, source)
+        error = tucker_residual(source, core, factors, prepared.squared_norm, allowance)
+    return Decomposition(tensor, error, "exact", Status.DIRECT, History(), time.perf_counter() - started)
 
 
 def _direct(found: Projected) -> TuckerFit:
