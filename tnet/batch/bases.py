@@ -26,6 +26,10 @@ __all__ = ["Bases", "BatchErrorBudget", "error_floor", "leading_bases", "mode_gr
 # A Gram matrix squares the condition: in float64 singular values below sqrt(eps) = 1.5e-8 of the largest
 # are roundoff. Single precision is accumulated in float64, so its Gram matrix loses nothing.
 _GRAM_RESOLUTION = 1e-7
+# Columns Y V in single precision are orthogonal to roundoff times the largest singular value over their own.
+_SINGLE_RESOLUTION = 1e-3
+# From a departure of 1e-2, the most that the resolutions leave, the departure is squared to roundoff.
+_ORTHONORMALISING_STEPS = 3
 
 
 class Bases(NamedTuple):
@@ -100,8 +104,8 @@ def leading_bases(Y: Array, keep: Callable[[np.ndarray], int], accurate: bool) -
 
     Notes
     -----
-    ``m^2 n`` multiply-adds an item for ``m <= n``. A tall ``Y`` takes the eigenvectors V of ``Y^H Y``, and QR
-    of the few columns ``Y V``, so that U is orthonormal to roundoff whatever the singular values.
+    ``m^2 n`` multiply-adds an item for ``m <= n``. A tall ``Y`` takes the eigenvectors V of ``Y^H Y`` and makes the
+    few columns ``Y V`` orthonormal by products alone: batched QR goes item by item on a device.
     """
     xp = array_namespace(Y)
     m, n = int(Y.shape[1]), int(Y.shape[2])
@@ -116,15 +120,19 @@ def leading_bases(Y: Array, keep: Callable[[np.ndarray], int], accurate: bool) -
     r = keep(squared)
     U = astype(xp.flip(vectors, axis=2)[:, :, :r], Y.dtype)
     if not wide:
-        U, _ = xp.linalg.qr(Y @ U, mode="reduced")
+        U = _orthonormalised(Y @ U)
     discarded = np.sum(squared[:, r:], axis=1)
-    unresolved = np.flatnonzero(squared[:, r - 1] <= _GRAM_RESOLUTION**2 * squared[:, 0])
-    unresolved = unresolved[squared[unresolved, 0] > 0]
-    if len(unresolved) and _is_double(Y):
-        indices = from_numpy_like(unresolved, Y, xp.int64)
-        better, s = _by_qr(xp.take(Y, indices, axis=0))
-        U = _replaced(U, better[:, :, :r], unresolved)
-        discarded[unresolved] = np.sum(s[:, r:] ** 2, axis=1)
+    # Zero items have orthonormal eigenvectors, but no columns Y V.
+    weakest, strongest = squared[:, r - 1], squared[:, 0]
+    if _is_double(Y):
+        unresolved = (weakest <= _GRAM_RESOLUTION**2 * strongest) & ((strongest > 0) | (not wide))
+    else:
+        unresolved = (weakest <= _SINGLE_RESOLUTION**2 * strongest) & (not wide)
+    chosen = np.flatnonzero(unresolved)
+    if len(chosen):
+        better, s = _by_qr(xp.take(Y, from_numpy_like(chosen, Y, xp.int64), axis=0))
+        U = _replaced(U, better[:, :, :r], chosen)
+        discarded[chosen] = np.sum(s[:, r:] ** 2, axis=1)
     return Bases(U, discarded)
 
 
@@ -157,6 +165,17 @@ def _grams(Y: Array) -> Array:
     wide = xp.complex128 if is_complex(Y) else xp.float64
     parts = (astype(Y[panel, ...], wide) for panel in item_panels(Y))
     return xp.concat([part @ adjoint(part) for part in parts])
+
+
+def _orthonormalised(W: Array) -> Array:
+    """Return nearly orthogonal columns (B, m, r) made orthonormal: Newton's iteration for the polar factor."""
+    xp = array_namespace(W)
+    norms = xp.linalg.vector_norm(W, axis=1, keepdims=True)
+    U = W / astype(xp.where(norms > 0, norms, xp.ones_like(norms)), W.dtype)
+    eye = xp.eye(int(U.shape[2]), dtype=U.dtype, device=U.device)
+    for _ in range(_ORTHONORMALISING_STEPS):
+        U = U @ (1.5 * eye - 0.5 * (adjoint(U) @ U))
+    return U
 
 
 def _by_qr(Y: Array) -> tuple[Array, np.ndarray]:
