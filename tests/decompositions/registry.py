@@ -35,6 +35,10 @@ def _nonnegative(x: Any, rank: Any) -> Decomposition[Any]:
     return tnet.cp(x, rank, nonnegative=True, rng=0, stopping=_FEW)
 
 
+def _randomized(x: Any, rank: Any) -> Decomposition[Any]:
+    return tnet.cp(x, rank, method="randomized", rng=0, stopping=_FEW)
+
+
 def _mpo(x: Any, rank: Any = None, rtol: float | None = None, **weights: Any) -> Decomposition[Any]:
     return tnet.mpo(x, (2, 3), (4, 3), rank, rtol=rtol, **weights)
 
@@ -79,6 +83,7 @@ REGISTRY = [
     Entry("cp", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
     Entry("cp4", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (3, 4, 2, 3), 2, False, None),
     Entry("cp nls", lambda x, r: tnet.cp(x, r, method="nls", rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
+    Entry("cp randomized", _randomized, None, (4, 5, 6), 2, False, None),
     Entry("cp nonnegative", _nonnegative, None, (4, 5, 6), 2, False, None, real=True),
     Entry("tucker", tnet.tucker, lambda x, e: tnet.tucker(x, rtol=e), (4, 5, 6), 2, True, 3),
     Entry("tucker hooi", _hooi, lambda x, e: _hooi(x, rtol=e), (4, 5, 6), 2, True, 3),

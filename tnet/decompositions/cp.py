@@ -17,6 +17,7 @@ from tnet.decompositions.iteration import Callback, warn_unless_converged
 from tnet.decompositions.nonnegative import nonnegative_cp
 from tnet.decompositions.preparation import prepare
 from tnet.decompositions.rank_selection import select_cp_rank
+from tnet.decompositions.sampled_cp import sampled_least_squares
 from tnet.errors import InputError, RankError
 from tnet.formats import CPTensor
 from tnet.options import Stopping
@@ -30,7 +31,7 @@ def cp(
     rank: int | Literal["auto"],
     *,
     init: Literal["svd", "random", "gevd"] | CPTensor = "svd",
-    method: Literal["als", "nls"] = "als",
+    method: Literal["als", "nls", "randomized"] = "als",
     nonnegative: bool = False,
     ridge: float = 0.0,
     stopping: Stopping = Stopping(),  # noqa: B008 - frozen
@@ -53,9 +54,11 @@ def cp(
         Leading left singular vectors of each unfolding (missing columns are random); normal random factors; the
         factors that a generalised eigenvalue problem gives [5]_, exact for exact data where at least two modes are
         as long as ``rank``; or a start taken as given.
-    method : {"als", "nls"}
+    method : {"als", "nls", "randomized"}
         Alternating least squares, extrapolated after ten sweeps; or damped Gauss-Newton over all factors at once,
-        which takes fewer steps where components are nearly collinear, and about twice the time a step.
+        which takes fewer steps where components are nearly collinear, and about twice the time a step;
+        or ALS on fibres drawn by leverage scores [8]_, for tensors of 10^8 entries and more, of which each sweep
+        then reads a small part.
     nonnegative : bool
         Keep weights and factors nonnegative, by extrapolated HALS [6]_ [7]_ in the place of ALS. Starts are
         made of absolute values; a given one must be nonnegative. ``x`` itself may have negative entries.
@@ -104,8 +107,12 @@ def cp(
     not lower the error is dropped, so that the history repeats an error now and then. The starting SVDs take
     ``N sum(n_k)``.
 
-    A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 30 products with the Gauss-Newton
+    A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 15 products with the Gauss-Newton
     matrix, which is never formed, of ``2 R^2 sum(n_k)`` each.
+
+    A sweep of "randomized" takes ``S R (R + n_k)`` multiply-adds for each mode and reads S fibres, ``S = max(2048,
+    8 R^2)``; its errors in the history are estimates from a fixed sample of entries. The last sweep is exact, and so
+    is the error of the result, which lies slightly above that of a local minimum. "svd" starts from fibres, too.
 
     A nonnegative sweep costs that of ALS and a few passes of ``n_k R^2`` for each mode. A best approximation always
     exists, so that components never cancel; the error never rises from sweep to sweep.
@@ -127,6 +134,8 @@ def cp(
        nonnegative matrix factorization", Neural Computation 24 (2012).
     .. [7] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Hien, "Accelerating block coordinate descent for
        nonnegative tensor factorization", Numer. Linear Algebra Appl. 28 (2021).
+    .. [8] B. W. Larsen, T. G. Kolda, "Practical leverage-based sampling for low-rank tensor decomposition", SIAM J.
+       Matrix Anal. Appl. 43 (2022).
 
     Examples
     --------
@@ -140,8 +149,8 @@ def cp(
     started = time.perf_counter()
     automatic = isinstance(rank, str) and rank == "auto"
     R = 0 if automatic else _checked_rank(rank)
-    if method not in ("als", "nls"):
-        raise InputError(f"method={method!r}: choose 'als' or 'nls'.")
+    if method not in ("als", "nls", "randomized"):
+        raise InputError(f"method={method!r}: choose 'als', 'nls' or 'randomized'.")
     if not (isinstance(ridge, (int, float)) and math.isfinite(ridge) and ridge >= 0):
         raise InputError(f"ridge={ridge!r}: give a finite number >= 0.")
     if nonnegative and method != "als":
@@ -154,6 +163,8 @@ def cp(
     prepared = prepare(x)
     if nonnegative:
         fit, seed = nonnegative_cp(prepared, R, init, float(ridge), stopping, rng, callback, started)
+    elif method == "randomized":
+        fit, seed = sampled_least_squares(prepared, R, init, float(ridge), stopping, rng, callback, started)
     else:
         factors, seed = starting_factors(prepared, R, init, rng)
         iterate = alternating_least_squares if method == "als" else nonlinear_least_squares
