@@ -21,7 +21,7 @@ from tnet.results import Status
 __all__ = ["nonlinear_least_squares"]
 
 _FIRST_SWEEPS = 5  # of ALS: cheap, and far from a minimum as good as a step of Gauss-Newton
-_CG_STEPS = 30
+_CG_STEPS = 15
 _CG_TOLERANCE = 1e-2  # of the preconditioned residual
 _FIRST_DAMPING = 1e-3  # times the largest diagonal entry of the normal matrices
 _LARGEST_DAMPING = 1e12  # as above; no step so short lowers the error by more than roundoff
