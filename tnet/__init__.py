@@ -17,6 +17,7 @@ _HOME = {
     "compress": "tnet.compression",
     "contract": "tnet.contraction",
     "cp": "tnet.decompositions",
+    "ht": "tnet.decompositions",
     "kronecker_sum": "tnet.decompositions",
     "load": "tnet.io",
     "mpo": "tnet.decompositions",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from tnet.contraction import plan as plan
     from tnet.decompositions import btt as btt
     from tnet.decompositions import cp as cp
+    from tnet.decompositions import ht as ht
     from tnet.decompositions import kronecker_sum as kronecker_sum
     from tnet.decompositions import mpo as mpo
     from tnet.decompositions import tr as tr
@@ -59,6 +61,7 @@ __all__ = [
     "compress",
     "contract",
     "cp",
+    "ht",
     "kronecker_sum",
     "load",
     "mpo",

@@ -94,6 +94,8 @@ REGISTRY = [
     Entry("tt gram", lambda x, r: tnet.tt(x, r, method="gram"), None, (4, 5, 6), 2, True, 2),
     Entry("tt tsqr", lambda x, r: tnet.tt(x, r, method="tsqr"), None, (4, 5, 6), 2, True, 2),
     Entry("tt svd", lambda x, r: tnet.tt(x, r, method="svd"), None, (6, 5, 4), 2, True, 2),
+    Entry("ht", tnet.ht, lambda x, e: tnet.ht(x, rtol=e), (4, 5, 3, 6), 2, True, 6),
+    Entry("ht of order 3", tnet.ht, lambda x, e: tnet.ht(x, rtol=e), (6, 4, 5), 2, True, 4),
     Entry("tr", tnet.tr, lambda x, e: tnet.tr(x, rtol=e), (4, 5, 3, 6), 2, True, 4),
     Entry("tr of order 3", tnet.tr, lambda x, e: tnet.tr(x, rtol=e), (6, 4, 5), 2, True, 3),
     Entry("tr als", _ring, None, (4, 5, 6), 2, True, 3),

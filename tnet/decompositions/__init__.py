@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tnet.decompositions.btt import btt
 from tnet.decompositions.cp import cp
+from tnet.decompositions.ht import ht
 from tnet.decompositions.iteration import IterationInfo
 from tnet.decompositions.kronecker_sum import kronecker_sum
 from tnet.decompositions.mpo import mpo
@@ -15,4 +16,16 @@ from tnet.decompositions.tr import tr
 from tnet.decompositions.tt import tt
 from tnet.decompositions.tucker import tucker
 
-__all__ = ["IterationInfo", "RankSelection", "btt", "cp", "kronecker_sum", "mpo", "select_cp_rank", "tr", "tt", "tucker"]
+__all__ = [
+    "IterationInfo",
+    "RankSelection",
+    "btt",
+    "cp",
+    "ht",
+    "kronecker_sum",
+    "mpo",
+    "select_cp_rank",
+    "tr",
+    "tt",
+    "tucker",
+]
