@@ -30,6 +30,10 @@ def array(tmp_path: Path) -> Path:
         ["--method", "tucker", "--rtol", "1e-6"],
         ["--method", "tt", "--rank", "2"],
         ["--method", "tt", "--rtol", "1e-6"],
+        ["--method", "tr", "--rank", "1,2,2"],
+        ["--method", "tr", "--rtol", "1e-6"],
+        ["--method", "ht", "--rank", "2"],
+        ["--method", "ht", "--rtol", "1e-6"],
     ],
 )
 def test_an_array_of_rank_2_is_found_and_saved(
@@ -47,6 +51,24 @@ def test_an_array_of_rank_2_is_found_and_saved(
     assert shown.exit_code == 0, shown.output
     assert account["kind"] in shown.stdout
     assert "relative error" in shown.stdout
+
+
+@pytest.mark.parametrize("method", ["mpo", "btt", "kronecker-sum"])
+@pytest.mark.parametrize("size", [["--rank", "2"], ["--rtol", "1e-6"]])
+def test_a_matrix_is_found_and_saved(method: str, size: list[str], tmp_path: Path, runner: CliRunner) -> None:
+    rng = np.random.default_rng(0)
+    # Of rank 2 as a sum of products, and in every block.
+    left, right = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 4, 1)) * rng.normal(size=(2, 1, 5))
+    W = np.kron(left[0], right[0]) + np.kron(left[1], right[1])
+    np.save(tmp_path / "w.npy", W)
+    out = tmp_path / "y.safetensors"
+    digits = ["--rows", "3,4", "--columns", "4,5"]
+    done = runner.invoke(
+        app, ["decompose", str(tmp_path / "w.npy"), "--method", method, *digits, *size, "--out", str(out), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["error"] < 1e-6
+    assert np.allclose(np.asarray(tnet.load(out).tensor), W)
 
 
 def test_the_result_is_printed(array: Path, runner: CliRunner) -> None:
@@ -67,6 +89,12 @@ def test_the_result_is_printed(array: Path, runner: CliRunner) -> None:
         (["--method", "tt", "--rank", "0"], "at least 1"),
         (["--method", "tt", "--rtol", "-1"], "rtol"),
         (["--method", "svd", "--rank", "2"], "tucker"),
+        (["--method", "mpo", "--rank", "2"], "need both"),
+        (["--method", "btt", "--rank", "2", "--rows", "5"], "need both"),
+        (["--method", "tt", "--rank", "2", "--rows", "5", "--columns", "7"], "take neither"),
+        (["--method", "mpo", "--rank", "2", "--rows", "0", "--columns", "7"], "digits are at least 1"),
+        (["--method", "mpo", "--rank", "2", "--rows", "a", "--columns", "7"], "--rows a"),
+        (["--method", "ht", "--rank", "2,2"], "2 ranks for 4 nodes"),
         (["--method", "tt", "--rank", "2", "--out", "/no/where.safetensors"], "does not exist"),
     ],
 )
