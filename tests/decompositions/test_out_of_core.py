@@ -171,7 +171,7 @@ def test_too_little_is_refused_before_anything_is_read(
 
 def test_too_little_for_a_slice_or_for_the_rest() -> None:
     x = np.random.default_rng(0).normal(size=(40, 40, 40))
-    with pytest.raises(MemoryLimitError, match="one slice"):
+    with pytest.raises(MemoryLimitError, match="Gram matrix"):
         tnet.tucker(x, rtol=0.1, memory_limit=10_000)
     with pytest.raises(MemoryLimitError, match="needs"):
         tnet.tucker(x, rtol=0.1, memory_limit=150_000)  # noise: the core is nearly x itself
@@ -209,3 +209,106 @@ def test_arrays_that_cannot_be_read_in_slabs_are_refused() -> None:
         tnet.tucker(np.float64(1.0), 2, memory_limit="1MB")
     with pytest.raises(InputError, match="empty"):
         tnet.tucker(np.ones((4, 0)), 2, memory_limit="1MB")
+
+
+# Tensor trains
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "limit"),
+    [
+        ((60, 50, 70), 1_250_000),
+        ((70, 50, 60), 1_250_000),
+        ((6, 100, 120), 4_400_000),
+        ((20, 16, 22, 18), 650_000),
+        ((9, 8, 7, 8, 6, 9), 300_000),
+        ((400, 200), 3_700_000),
+    ],
+)
+def test_trains_allocate_no_more_than_they_may(
+    tmp_path: Path, shape: tuple[int, ...], limit: int, dtype: str
+) -> None:
+    x = low_rank(shape, 3, 0.1, "float32" if dtype == "float16" else dtype).astype(dtype)
+    stored = on_disk(tmp_path, x)
+    rank = [3] * (len(shape) - 1)
+    result, peak = peak_of(lambda: tnet.tt(stored, rank, memory_limit=limit))
+    assert peak <= limit
+    wanted = tnet.tt(x, rank)
+    assert result.tensor.rank == wanted.tensor.rank
+    tolerance = 1e-2 if dtype == "float16" else 1e-5
+    assert np.allclose(np.asarray(result.tensor), np.asarray(wanted.tensor), atol=tolerance)
+    assert result.error == pytest.approx(wanted.error, rel=1e-3)
+    assert result.tensor.dtype == x.dtype
+
+
+@pytest.mark.parametrize("rtol", [0.5, 0.11, 0.03, 1e-9, 0.0])
+@pytest.mark.parametrize(("shape", "order"), [((30, 26, 34), "C"), ((34, 26, 30), "C"), ((12, 9, 14, 13), "F")])
+def test_trains_keep_the_tolerance(tmp_path: Path, rtol: float, shape: tuple[int, ...], order: str) -> None:
+    x = low_rank(shape, 3, 0.1)
+    stored = on_disk(tmp_path, x, order)
+    result, peak = peak_of(lambda: tnet.tt(stored, rtol=rtol, memory_limit=3_500_000))
+    assert peak <= 3_500_000
+    assert true_error(x, result) <= rtol + 1e-14
+    assert result.error == pytest.approx(true_error(x, result), abs=1e-10)
+    assert result.tensor.rank == tnet.tt(x, rtol=rtol).tensor.rank
+
+
+@given(shapes, st.integers(1, 4), st.booleans(), st.sampled_from(["auto", "gram", "tsqr"]), st.integers(0, 99))
+@settings(max_examples=80, deadline=None)
+def test_trains_by_slabs_are_trains(
+    shape: tuple[int, ...], rank: int, complex_: bool, method: Any, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=shape) + (1j * rng.normal(size=shape) if complex_ else 0)
+    limits = [min(np.prod(shape[:k]), np.prod(shape[k:])) for k in range(1, len(shape))]
+    ranks = [int(min(rank, limit)) for limit in limits]
+    wanted = tnet.tt(x, ranks, method=method)
+    limit = 1
+    while True:  # the least power of two that is enough
+        try:
+            found = tnet.tt(x, ranks, method=method, memory_limit=limit)
+            break
+        except MemoryLimitError:
+            limit *= 2
+            assert limit < 200_000
+    assert found.error == pytest.approx(wanted.error, abs=1e-7)
+    assert np.allclose(np.asarray(found.tensor), np.asarray(wanted.tensor), atol=1e-7)
+    assert true_error(x, found) == pytest.approx(found.error, abs=1e-10)
+
+
+def test_trains_scale_vanish_and_change_library() -> None:
+    x = low_rank((12, 11, 10), 3, 0.1)
+    wanted = tnet.tt(x, 3)
+    for power in (-1000, 900):
+        scaled = tnet.tt(np.ldexp(x, power), 3, memory_limit=60_000)
+        assert np.allclose(np.ldexp(np.asarray(scaled.tensor), -power), np.asarray(wanted.tensor))
+    assert tnet.tt(np.zeros((4, 5, 6)), 2, memory_limit="1MB").error == 0.0
+    for convert in (torch.from_numpy, array_api_strict.asarray):
+        found = tnet.tt(convert(x), 3, memory_limit=60_000)
+        assert np.allclose(np.asarray(found.tensor), np.asarray(wanted.tensor))
+    half = tnet.tt(torch.from_numpy(x).bfloat16(), 3, memory_limit=60_000)
+    assert half.error == pytest.approx(wanted.error, abs=0.02)
+
+
+def test_trains_what_the_gram_matrices_miss_is_found_by_qr(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tnet.decompositions.truncated_basis import Basis
+
+    def blind(G: np.ndarray, *_: Any, **__: Any) -> Basis:
+        return Basis(np.linalg.eigh(G)[1][:, -1:], 0.0)
+
+    x = low_rank((9, 8, 7), 3, 0.0)
+    monkeypatch.setattr("tnet.decompositions.tt_by_slabs.basis_from_gram", blind)
+    assert true_error(x, tnet.tt(x, rtol=0.01, memory_limit="1MB")) <= 0.01
+
+
+def test_trains_too_little_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("tnet.decompositions.slabs.squared_norm", never)
+    for limit in (1, 1000, 60_000):
+        with pytest.raises(MemoryLimitError, match=r"memory_limit=.*needs"):
+            tnet.tt(np.ones((40, 40, 40)), 20, memory_limit=limit)
+    with pytest.raises(InputError, match="method='svd'"):
+        tnet.tt(np.ones((4, 4)), 2, method="svd", memory_limit="1MB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,11 +35,10 @@ _ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "complex64": 8, "float64
 
 
 class Slab(NamedTuple):
-    """The part ``start:stop`` of an array along one axis."""
+    """A part of an array, and where it stands: one slice for each axis."""
 
     array: Array
-    start: int
-    stop: int
+    place: tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -90,34 +90,40 @@ class SlabbedArray:
         """An array without entries, of the library, device and dtype of the slabs."""
         return astype(self.x[tuple(slice(0, 0) for _ in self.shape)], self.dtype)
 
-    def slabs(self, axis: int, step: int) -> Iterator[Slab]:
-        """Yield views (copies where precision or range demand it) of ``step`` indices of ``axis``."""
-        before = (slice(None),) * axis
-        for start in range(0, self.shape[axis], step):
-            stop = min(start + step, self.shape[axis])
-            part = astype(self.x[(*before, slice(start, stop), ...)], self.dtype)
-            yield Slab(scale_by_power_of_two(part, -self.exponent), start, stop)
-
-    def cut(self, axes: Sequence[int], copies: float, allowance: Allowance, what: str) -> tuple[int, int]:
-        """Return the axis to cut along, and how many of its indices a slab may have.
+    def slabs(self, axes: Sequence[int], copies: float, allowance: Allowance, what: str) -> Iterator[Slab]:
+        """Yield parts that fit: views, or copies where precision or range demand it.
 
         Parameters
         ----------
         axes : sequence of int
-            The axes that may be cut; the first whose slabs of one index fit is taken, for those of earlier axes lie
-            closer together in memory.
+            The axes that may be cut. The first of them is cut, down to single indices if need be, before the next
+            is: in C order the parts are then as contiguous as they can be.
         copies : float
-            How many numbers are allocated for each number of a slab, reading it not counted.
+            How many numbers are allocated for each number of a part, reading it not counted.
         allowance : Allowance
         what : str
-            What the slabs are for, in an error.
+            What the parts are for, in an error.
         """
-        each = (copies + 2 * self._copies) * self.itemsize  # a slab and its scaled copy
-        size = total_size(self.shape)
-        smallest = min(axes, key=lambda axis: size // self.shape[axis])
-        allowance.require(math.ceil(size // self.shape[smallest] * each), what)
-        axis = next(axis for axis in axes if size // self.shape[axis] * each <= allowance.left)
-        return axis, max(1, min(self.shape[axis], int(allowance.left // (size // self.shape[axis] * max(each, 1)))))
+        steps = self._steps(axes, copies, allowance, what)
+        ranges = [range(0, n, step) for n, step in zip(self.shape, steps, strict=True)]
+        for starts in itertools.product(*ranges):
+            place = tuple(
+                slice(start, min(start + step, n)) for start, step, n in zip(starts, steps, self.shape, strict=True)
+            )
+            part = astype(self.x[place], self.dtype)
+            yield Slab(scale_by_power_of_two(part, -self.exponent), place)
+
+    def _steps(self, axes: Sequence[int], copies: float, allowance: Allowance, what: str) -> list[int]:
+        """Return how many indices of each axis a part has."""
+        each = (copies + 2 * self._copies) * self.itemsize  # a part and its scaled copy
+        steps = list(self.shape)
+        allowance.require(math.ceil(total_size(self.shape) // total_size([self.shape[k] for k in axes]) * each), what)
+        for axis in axes:
+            if total_size(steps) * each <= allowance.left:
+                break
+            steps[axis] = 1
+            steps[axis] = max(1, min(self.shape[axis], int(allowance.left // (total_size(steps) * each))))
+        return steps
 
 
 def as_slabbed(x: object) -> SlabbedArray:
@@ -156,7 +162,7 @@ def prepare_slabs(source: SlabbedArray, allowance: Allowance) -> tuple[SlabbedAr
     InputError
         A non-finite entry.
     MemoryLimitError
-        The limit is less than one slice.
+        The limit is less than a few numbers.
     """
     x = source.x
     norm2 = _squared_norm(source, allowance)
@@ -180,27 +186,29 @@ def widened(parts: Sequence[Array], source: SlabbedArray) -> list[Array]:
 
 
 def _squared_norm(source: SlabbedArray, allowance: Allowance) -> float:
-    axis, step = source.cut(range(len(source.shape)), 4, allowance, "reading one slice of x")
     total = 0.0
-    for slab in source.slabs(axis, step):
+    for slab in source.slabs(range(len(source.shape)), 4, allowance, "reading x"):
         try:
             total += squared_norm(slab.array)
         except InputError as error:
             raise InputError(
-                f"x has non-finite values at indices {slab.start} to {slab.stop - 1} of mode {axis}: "
-                "replace NaN and infinity before the call."
+                f"x has non-finite values within x[{_spelt(slab.place)}]: replace NaN and infinity before the call."
             ) from error
     return total
 
 
 def _largest(source: SlabbedArray, allowance: Allowance) -> float:
     xp = array_namespace(source.x)
-    axis, step = source.cut(range(len(source.shape)), 2, allowance, "reading one slice of x")
-    return max(float(xp.max(xp.abs(slab.array))) for slab in source.slabs(axis, step))
+    slabs = source.slabs(range(len(source.shape)), 2, allowance, "reading x")
+    return max(float(xp.max(xp.abs(slab.array))) for slab in slabs)
+
+
+def _spelt(place: Sequence[slice]) -> str:
+    return ", ".join(f"{part.start}:{part.stop}" for part in place)
 
 
 def residual_error(
-    source: SlabbedArray, part: Callable[[int, int, int], Array], norm2: float, allowance: Allowance
+    source: SlabbedArray, part: Callable[[tuple[slice, ...]], Array], norm2: float, allowance: Allowance
 ) -> float:
     """Return the relative error of a model from its residual.
 
@@ -208,11 +216,11 @@ def residual_error(
     ----------
     source : SlabbedArray
     part : callable
-        ``part(axis, start, stop)`` is the dense model at those indices.
+        ``part(place)`` is the dense model there.
     norm2 : float
         Squared norm of the array.
     allowance : Allowance
     """
-    axis, step = source.cut(range(len(source.shape)), 6, allowance, "the residual of one slice of x")
-    total = sum(squared_norm(slab.array - part(axis, slab.start, slab.stop)) for slab in source.slabs(axis, step))
+    slabs = source.slabs(range(len(source.shape)), 6, allowance, "the residual of x")
+    total = sum(squared_norm(slab.array - part(slab.place)) for slab in slabs)
     return math.sqrt(total / norm2) if norm2 > 0 else 0.0

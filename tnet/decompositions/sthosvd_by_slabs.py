@@ -10,13 +10,12 @@ from tnet.arrays import (
     adjoint,
     array_namespace,
     is_complex,
-    mode_product,
     svd_truncated,
     total_size,
     tsqr,
     ttm_chain,
 )
-from tnet.decompositions.slabs import Allowance, SlabbedArray, residual_error
+from tnet.decompositions.slabs import Allowance, Slab, SlabbedArray, residual_error
 from tnet.decompositions.sthosvd import Projected, leading_factor, mode_gram, order_of_modes
 from tnet.decompositions.truncated_basis import Basis, ErrorBudget, basis_from_gram, error_floor, resolve_method
 from tnet.formats import TuckerTensor
@@ -88,9 +87,8 @@ def tucker_residual(
 ) -> float:
     """Return the exact relative error of a Tucker model, slab by slab."""
 
-    def part(axis: int, start: int, stop: int) -> Array:
-        rows = [U[start:stop, :] if k == axis else U for k, U in enumerate(factors)]
-        return TuckerTensor(core, tuple(rows)).to_dense()
+    def part(place: tuple[slice, ...]) -> Array:
+        return TuckerTensor(core, tuple(U[rows, :] for U, rows in zip(factors, place, strict=True))).to_dense()
 
     return residual_error(source, part, norm2, allowance)
 
@@ -146,16 +144,12 @@ class _Rest:
         allowance = self._allowance.holding(self._held)
         allowance.require(n_bytes, f"the array that is left, of shape {tuple(shape)},")
         allowance = allowance.holding(n_bytes)
-        free = self._free_axes(None)
         out = xp.zeros(tuple(shape), dtype=self._source.dtype, device=self._source.x.device)
-        axis, step = self._source.cut(free or range(len(shape)), 2, allowance, "the projection of one slice")
-        for slab in self._source.slabs(axis, step):
-            part = self._projected(slab.array, None if free else axis)
-            if free:
-                out[(*(slice(None),) * axis, slice(slab.start, slab.stop), ...)] = part
-            else:
-                rows = self._pending[axis][slab.start : slab.stop, :]
-                out = out + mode_product(part, adjoint(rows), axis)
+        axes = self._free_axes(None) or range(len(shape))
+        for slab in self._source.slabs(axes, 2, allowance, "the projection of a part of x"):
+            # Along axes that are projected on, the parts add up; along the others each has its own place.
+            place = tuple(slice(None) if k in self._pending else rows for k, rows in enumerate(slab.place))
+            out[place] = out[place] + self._projected(slab)
         self._source, self._pending, self._held = SlabbedArray(out), {}, n_bytes
 
     def _gram(self, mode: int) -> Array:
@@ -163,11 +157,10 @@ class _Rest:
         allowance = self._allowance.holding(self._held + _gram_bytes(n, self._source))
         # Put in order, projected, widened to double precision and conjugated.
         copies = 1 + (2 if self._pending else 0) + 32 / self._source.itemsize
-        what = f"the Gram matrix of mode {mode} and one slice of the array"
-        axis, step = self._source.cut(self._free_axes(mode), copies, allowance, what)
+        what = f"the Gram matrix of mode {mode} and a part of x"
         total: Array = 0.0
-        for slab in self._source.slabs(axis, step):
-            total = mode_gram(self._projected(slab.array), mode) + total
+        for slab in self._source.slabs(self._free_axes(mode), copies, allowance, what):
+            total = mode_gram(self._projected(slab), mode) + total
         return total
 
     def _triangle(self, mode: int) -> Array:
@@ -176,20 +169,19 @@ class _Rest:
         n = self._shape[mode]
         allowance = self._allowance.holding(self._held + _gram_bytes(n, self._source))
         copies = _TRIANGLE_COPIES + (2 if self._pending else 0)
-        what = f"the QR decomposition along mode {mode} of one slice of the array"
-        axis, step = self._source.cut(self._free_axes(mode), copies, allowance, what)
+        what = f"the QR decomposition along mode {mode} of a part of x"
         R: Array = None
-        for slab in self._source.slabs(axis, step):
-            Y = self._projected(slab.array)
+        for slab in self._source.slabs(self._free_axes(mode), copies, allowance, what):
+            Y = self._projected(slab)
             others = [k for k in range(Y.ndim) if k != mode]
             rows = adjoint(xp.reshape(xp.permute_dims(Y, (mode, *others)), (n, -1)))
             R = tsqr(rows if R is None else xp.concat([R, rows], axis=0))
         return R
 
-    def _projected(self, part: Array, cut_axis: int | None = None) -> Array:
-        """Project a slab on everything pending, but for the axis along which it is cut."""
-        modes = [k for k in self._pending if k != cut_axis]
-        return ttm_chain(part, [adjoint(self._pending[k]) for k in modes], modes)
+    def _projected(self, slab: Slab) -> Array:
+        """Project a part on everything pending."""
+        bases = [adjoint(U[slab.place[k], :]) for k, U in self._pending.items()]
+        return ttm_chain(slab.array, bases, list(self._pending))
 
     def _free_axes(self, mode: int | None) -> list[int]:
         return [k for k in range(len(self._source.shape)) if k != mode and k not in self._pending]
@@ -208,9 +200,10 @@ def check_need(source: SlabbedArray, ranks: tuple[int, ...] | None, allowance: A
     for mode in order:
         n = left[mode]
         others = total_size(left) // n
-        work = _WHOLE_COPIES * n * others * source.itemsize if n > others else _gram_bytes(n, source)
-        # The last unfolding is in memory, whatever the way there.
-        work += n * others * source.itemsize if mode == order[-1] else 0
+        whole = n * others * source.itemsize
+        work = _WHOLE_COPIES * whole if n > others else _gram_bytes(n, source)
+        # A longest mode, and the last unfolding whatever the way there, are in memory.
+        work += whole if n > others or mode == order[-1] else 0
         allowance.require(factors + work, f"mode {mode} of size {n}, cut to rank {ranks[mode]},")
         factors += n * ranks[mode] * source.itemsize
         left[mode] = ranks[mode]

@@ -20,9 +20,11 @@ from tnet.arrays import (
     squared_norm,
     total_size,
 )
+from tnet.contraction.memory import parse_bytes
 from tnet.decompositions.preparation import Prepared, prepare, rescaled
 from tnet.decompositions.projection import measured_projection
 from tnet.decompositions.residual import error_after_rounding, exact_error
+from tnet.decompositions.slabs import Allowance, as_slabbed, prepare_slabs, widened
 from tnet.decompositions.truncated_basis import (
     ErrorBudget,
     Method,
@@ -30,6 +32,8 @@ from tnet.decompositions.truncated_basis import (
     leading_basis,
     resolve_method,
 )
+from tnet.decompositions.tt_by_slabs import check_train_need, train_by_slabs, train_residual
+from tnet.errors import InputError
 from tnet.formats import TensorTrain
 from tnet.options import check_rank_or_rtol
 from tnet.results import Decomposition, History, Status
@@ -43,6 +47,7 @@ def tt(
     *,
     rtol: float | None = None,
     method: Method = "auto",
+    memory_limit: int | str | None = None,
 ) -> Decomposition[TensorTrain]:
     r"""Decompose a tensor into a tensor train (matrix product state).
 
@@ -62,6 +67,9 @@ def tt(
         1e-7 in double precision), from the triangular factor of a QR decomposition by panels (to roundoff),
         by the SVD of the unfolding itself. ``"auto"``: Gram, and TSQR where the Gram matrix does not
         resolve what is asked.
+    memory_limit : int or str, optional
+        Bytes that may be allocated beside ``x``, such as ``"8GiB"``: ``x``, for example a :class:`numpy.memmap`
+        larger than the memory, is then read in slabs. Not with ``method="svd"``.
 
     Returns
     -------
@@ -76,6 +84,8 @@ def tt(
         A non-finite entry, an empty mode, order 0, an unknown method.
     BackendError
         Integers and other arrays that hold no floating point numbers.
+    MemoryLimitError
+        ``memory_limit`` is too little for the cores, a Gram matrix and a part of ``x``.
 
     Notes
     -----
@@ -104,6 +114,9 @@ def tt(
     """
     started = time.perf_counter()
     check_rank_or_rtol(rank, rtol)
+    limit = parse_bytes(memory_limit)
+    if limit is not None:
+        return _within_memory(x, rank, rtol, method, Allowance(limit), started)
     first = _FirstPass(method, rtol)
     prepared = prepare(x, first_pass=first)
     method_used = resolve_method(method, rtol, prepared.array)
@@ -115,6 +128,26 @@ def tt(
         error = error_after_rounding(prepared, tensor)
     seconds = time.perf_counter() - started
     return Decomposition(tensor, error, "exact", Status.DIRECT, History(), seconds)
+
+
+def _within_memory(
+    x: Array, rank: object, rtol: float | None, method: Method, allowance: Allowance, started: float
+) -> Decomposition[TensorTrain]:
+    source = as_slabbed(x)
+    method_used = resolve_method(method, rtol, source.like)
+    if method == "svd":
+        raise InputError("memory_limit= with method='svd', which needs x in memory: choose 'auto', 'gram' or 'tsqr'.")
+    rightwards = _goes_right(source.shape)
+    ranks = None if rank is None else bounded_ranks(rank, rank_limits(source.shape), "bond")
+    check_train_need(source, ranks, allowance, rightwards=rightwards)
+    source, prepared = prepare_slabs(source, allowance)
+    norm2 = prepared.squared_norm
+    train = train_by_slabs(source, ranks, rtol, norm2, allowance, method_used, rightwards=rightwards)
+    tensor = TensorTrain(tuple(rescaled(train.cores, train.carrier, prepared)))
+    error = train.error
+    if prepared.is_half:
+        error = train_residual(source, widened(tensor.arrays, source), norm2, allowance)
+    return Decomposition(tensor, error, "exact", Status.DIRECT, History(), time.perf_counter() - started)
 
 
 class _FirstPass:

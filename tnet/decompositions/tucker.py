@@ -13,6 +13,7 @@ from tnet.arrays import Array, resolve_rng
 from tnet.contraction.memory import parse_bytes
 from tnet.decompositions.hooi import TuckerFit, hooi, tucker_as_returned
 from tnet.decompositions.iteration import Callback, warn_unless_converged
+from tnet.decompositions.nonnegative_tucker import nonnegative_tucker
 from tnet.decompositions.preparation import prepare
 from tnet.decompositions.range_finder import randomized_tucker
 from tnet.decompositions.residual import error_after_rounding
@@ -38,6 +39,7 @@ def tucker(
     oversampling: int = 10,
     power: int = 1,
     refine: bool = False,
+    nonnegative: bool = False,
     stopping: Stopping = Stopping(),  # noqa: B008 - frozen
     rng: Any = None,
     callback: Callback[TuckerTensor] | None = None,
@@ -93,7 +95,7 @@ def tucker(
     BackendError
         Integers and other arrays that hold no floating point numbers.
     MemoryLimitError
-        ``memory_limit`` is too little for the core, the factors, a Gram matrix and one slice of ``x``.
+        ``memory_limit`` is too little for the core, the factors, a Gram matrix and a part of ``x``.
 
     Warns
     -----
@@ -137,6 +139,11 @@ def tucker(
     if method not in METHODS:
         raise InputError(f"method={method!r}: choose one of {', '.join(map(repr, METHODS))}.")
     check_rank_or_rtol(rank, rtol)
+    if nonnegative and (rank is None or method != "sthosvd" or memory_limit is not None):
+        raise InputError(
+            f"nonnegative=True with rtol={rtol!r}, method={method!r}, memory_limit={memory_limit!r}: a nonnegative model "
+            "is found by a method of its own, for given ranks; give rank= and leave these three out."
+        )
     limit = parse_bytes(memory_limit)
     if limit is not None:
         if method != "sthosvd":
@@ -144,12 +151,16 @@ def tucker(
         return _within_memory(x, rank, rtol, Allowance(limit), started)
     _check_count("oversampling", oversampling)
     _check_count("power", power)
-    first = FirstPass(rank, rtol, by_gram=method != "randomized")
+    first = FirstPass(rank, rtol, by_gram=method != "randomized" and not nonnegative)
     prepared = prepare(x, first_pass=first)
     array, norm2 = prepared.array, prepared.squared_norm
     G = first.gram_of(array)
     seed: int | None = None
-    if method == "hooi":
+    if nonnegative:
+        assert first.ranks is not None
+        fit, seed = nonnegative_tucker(prepared, first.ranks, stopping, rng, callback, started)
+        warn_unless_converged("tucker", fit.status, stopping.change)
+    elif method == "hooi":
         fit = hooi(
             prepared,
             first.ranks,
