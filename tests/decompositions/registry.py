@@ -79,6 +79,14 @@ def _randomized(x: Any, rank: Any = None, rtol: float | None = None) -> Decompos
     return tnet.tucker(x, rank, rtol=rtol, method="randomized", oversampling=1, rng=0)
 
 
+def _tucker_slabs(x: Any, rank: Any = None, rtol: float | None = None) -> Decomposition[Any]:
+    return tnet.tucker(x, rank, rtol=rtol, memory_limit=20_000)
+
+
+def _tt_slabs(x: Any, rank: Any = None, rtol: float | None = None) -> Decomposition[Any]:
+    return tnet.tt(x, rank, rtol=rtol, memory_limit=40_000)
+
+
 REGISTRY = [
     Entry("cp", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (4, 5, 6), 2, False, None),
     Entry("cp4", lambda x, r: tnet.cp(x, r, rng=0, stopping=_FEW), None, (3, 4, 2, 3), 2, False, None),
@@ -89,6 +97,8 @@ REGISTRY = [
     Entry("tucker hooi", _hooi, lambda x, e: _hooi(x, rtol=e), (4, 5, 6), 2, True, 3),
     Entry("tucker hooi on x", _refined, lambda x, e: _refined(x, rtol=e), (5, 4, 6), 2, True, 3),
     Entry("tucker randomized", _randomized, lambda x, e: _randomized(x, rtol=e), (4, 5, 6), 2, True, 3),
+    Entry("tucker by slabs", _tucker_slabs, lambda x, e: _tucker_slabs(x, rtol=e), (4, 5, 6), 2, True, 3),
+    Entry("tt by slabs", _tt_slabs, lambda x, e: _tt_slabs(x, rtol=e), (6, 5, 3, 4), 2, True, 3),
     Entry("tt", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (4, 5, 3, 6), 2, True, 3),
     Entry("tt left", tnet.tt, lambda x, e: tnet.tt(x, rtol=e), (6, 5, 3, 4), 2, True, 3),
     Entry("tt gram", lambda x, r: tnet.tt(x, r, method="gram"), None, (4, 5, 6), 2, True, 2),

@@ -16,6 +16,7 @@ from tnet.arrays import (
     as_array,
     astype,
     compute_dtype,
+    device_kind,
     dtype_name,
     is_torch,
     require_floating,
@@ -134,7 +135,7 @@ def as_slabbed(x: object) -> SlabbedArray:
     BackendError
         Integers, and all that holds no numbers.
     InputError
-        Order 0, an empty mode, a foreign byte order.
+        Order 0, an empty mode, a foreign byte order, the meta device.
     """
     if isinstance(x, np.ndarray) and not x.dtype.isnative:
         raise InputError("x is in the byte order of another machine, and would be copied whole: convert it first.")
@@ -144,6 +145,8 @@ def as_slabbed(x: object) -> SlabbedArray:
         raise InputError("x has no modes (a single number): give an array of order 1 or more.")
     if total_size(array.shape) == 0:
         raise InputError(f"x of shape {tuple(array.shape)} is empty: every mode needs an entry.")
+    if device_kind(array) == "meta":
+        raise InputError("a tensor on the meta device has no values: materialise it first.")
     return SlabbedArray(array.detach() if is_torch(array) else array)
 
 
