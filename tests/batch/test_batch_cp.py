@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,24 @@ def test_seconds_are_a_ceiling() -> None:
     with pytest.warns(ConvergenceWarning, match="max_seconds"):
         tnet.batch.cp(x, 3, rng=0, stopping=Stopping(max_iter=10**6, change=1e-300, max_seconds=0.1))
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.gpu
+def test_the_host_waits_once_a_sweep() -> None:
+    x = torch.from_numpy(batch_of(200, (5, 6, 7))).cuda()
+
+    def waits(sweeps: int) -> int:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                tnet.batch.cp(x, 3, rng=0, stopping=Stopping(max_iter=sweeps, change=0))
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in told)
+
+    waits(2)
+    assert waits(25) - waits(5) <= 20
 
 
 def test_many_panels_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:

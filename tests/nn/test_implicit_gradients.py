@@ -158,6 +158,16 @@ def test_it_composes_with_other_layers(kind: str) -> None:
     assert torch.all(torch.isfinite(A.grad))
 
 
+@pytest.mark.gpu
+def test_on_a_device(kind: str) -> None:
+    x = noisy()
+    on_device = x.detach().cuda().requires_grad_()
+    gradients = [
+        torch.autograd.grad(FITS[kind](y, 2).tensor.to_dense().square().sum(), y)[0].cpu() for y in (x, on_device)
+    ]
+    assert torch.allclose(*gradients, atol=1e-8)
+
+
 def test_no_gradient_is_recorded_when_none_is_asked(kind: str) -> None:
     fit = FITS[kind](noisy().detach(), 2)
     assert not fit.squared_error.requires_grad

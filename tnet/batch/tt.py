@@ -11,6 +11,7 @@ from tnet.batch.bases import BatchErrorBudget, leading_bases, needs_qr
 from tnet.batch.preparation import prepare_batch, rescaled_batch
 from tnet.batch.result import BatchDecomposition, direct_result
 from tnet.batch.tensors import TensorTrainBatch
+from tnet.decompositions.tt import rank_limits
 from tnet.options import check_rank_or_rtol
 
 __all__ = ["tt"]
@@ -74,8 +75,7 @@ def tt(
     check_rank_or_rtol(rank, rtol)
     prepared = prepare_batch(x)
     shape = prepared.shape
-    limits = [min(total_size(shape[:k]), total_size(shape[k:])) for k in range(1, len(shape))]
-    ranks = None if rank is None else bounded_ranks(rank, limits, "bond")
+    ranks = None if rank is None else bounded_ranks(rank, rank_limits(shape), "bond")
     budget = BatchErrorBudget(ranks, rtol, prepared.squared_norms, len(shape) - 1)
     accurate = needs_qr(rtol, prepared.array)
     rightwards = shape[0] <= shape[-1]

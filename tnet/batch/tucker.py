@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
 
 from tnet.algebra import bounded_ranks
-from tnet.arrays import Array, adjoint, total_size
+from tnet.arrays import Array, adjoint
 from tnet.batch.bases import BatchErrorBudget, leading_bases, needs_qr, unfoldings
 from tnet.batch.preparation import prepare_batch, rescaled_batch
 from tnet.batch.products import batched_mode_product
 from tnet.batch.result import BatchDecomposition, direct_result
 from tnet.batch.tensors import TuckerBatch
+from tnet.decompositions.sthosvd import order_of_modes, tucker_rank_limits
 from tnet.options import check_rank_or_rtol
 
 __all__ = ["tucker"]
-
-_ALL_ORDERS_UP_TO = 6
 
 
 def tucker(
@@ -78,13 +76,12 @@ def tucker(
     check_rank_or_rtol(rank, rtol)
     prepared = prepare_batch(x)
     shape = prepared.shape
-    limits = [min(n, total_size(shape) // n) for n in shape]
-    ranks = None if rank is None else bounded_ranks(rank, limits, "mode")
+    ranks = None if rank is None else bounded_ranks(rank, tucker_rank_limits(shape), "mode")
     budget = BatchErrorBudget(ranks, rtol, prepared.squared_norms, len(shape))
     accurate = needs_qr(rtol, prepared.array)
     Y = prepared.array
     factors: dict[int, Array] = {}
-    for mode in _order_of_modes(shape, ranks):
+    for mode in order_of_modes(shape, ranks):
         U, discarded = leading_bases(unfoldings(Y, mode), budget.keep(mode), accurate)
         budget.spend(discarded)
         Y = batched_mode_product(Y, adjoint(U), mode)
@@ -92,20 +89,3 @@ def tucker(
     model = TuckerBatch(Y, tuple(factors[mode] for mode in range(len(shape))))
     tensor = model.with_arrays(tuple(rescaled_batch(model.arrays, 0, prepared)))
     return direct_result(prepared, model, tensor, budget.spent, accurate, started)
-
-
-def _order_of_modes(shape: tuple[int, ...], ranks: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return the order that takes the fewest multiply-adds; unknown ranks count as half their modes."""
-    kept = ranks if ranks is not None else tuple(max(1, n // 2) for n in shape)
-    d = len(shape)
-    if d > _ALL_ORDERS_UP_TO:
-        return tuple(sorted(range(d), key=lambda k: (kept[k] / shape[k], shape[k])))
-
-    def cost(order: tuple[int, ...]) -> float:
-        size, total = float(total_size(shape)), 0.0
-        for k in order:
-            total += (shape[k] + kept[k]) * size  # Gram matrix, then product with the factor
-            size *= kept[k] / shape[k]
-        return total
-
-    return min(itertools.permutations(range(d)), key=cost)
