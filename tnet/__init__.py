@@ -27,6 +27,7 @@ _HOME = {
     "show_versions": "tnet.versions",
     "tr": "tnet.decompositions",
     "tt": "tnet.decompositions",
+    "tt_cross": "tnet.decompositions",
     "tucker": "tnet.decompositions",
 }
 _ROOMS = (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from tnet.decompositions import mpo as mpo
     from tnet.decompositions import tr as tr
     from tnet.decompositions import tt as tt
+    from tnet.decompositions import tt_cross as tt_cross
     from tnet.decompositions import tucker as tucker
     from tnet.io import load as load
     from tnet.io import save as save
@@ -71,6 +73,7 @@ __all__ = [
     "show_versions",
     "tr",
     "tt",
+    "tt_cross",
     "tucker",
 ]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tnet.decompositions.btt import btt
 from tnet.decompositions.cp import cp
+from tnet.decompositions.cross import tt_cross
 from tnet.decompositions.ht import ht
 from tnet.decompositions.iteration import IterationInfo
 from tnet.decompositions.kronecker_sum import kronecker_sum
@@ -27,5 +28,6 @@ __all__ = [
     "select_cp_rank",
     "tr",
     "tt",
+    "tt_cross",
     "tucker",
 ]

@@ -14,7 +14,14 @@ __all__ = ["Callback", "IterationInfo", "warn_unless_converged"]
 
 T = TypeVar("T")
 
-_WORTH_A_WARNING = (Status.MAX_ITER, Status.MAX_SECONDS, Status.DEGENERATE)
+_WORTH_A_WARNING = (
+    Status.MAX_ITER,
+    Status.MAX_SECONDS,
+    Status.MAX_RANK,
+    Status.MAX_EVALUATIONS,
+    Status.STALLED,
+    Status.DEGENERATE,
+)
 
 
 @dataclass(frozen=True, eq=False)
