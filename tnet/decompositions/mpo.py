@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tnet.algebra import bounded_ranks
 from tnet.arrays import Array, array_namespace, as_array
 from tnet.decompositions.iteration import warn_unless_converged
+from tnet.decompositions.kronecker_fit import fit_kronecker
 from tnet.decompositions.mpo_fit import fit_weighted, interleaved
 from tnet.decompositions.operator_arguments import checked_digits, checked_weight
 from tnet.decompositions.preparation import prepare, rescaled
@@ -84,8 +85,9 @@ def mpo(
     -----
     Without weights: the TT-SVD of the tensor with modes ``m_k n_k`` [1]_, see :func:`tnet.tt`. With weights:
     from a TT-SVD in the norm of the weights' marginals on each digit, alternating least squares over the
-    cores, each solved by conjugate gradients; the weighted error never rises. A step costs
-    ``m^2 n + m n^2`` multiply-adds. Half precision is fitted, and its error stated, in float32.
+    cores; the weighted error never rises. A core is solved for by conjugate gradients, of which a step costs
+    ``m^2 n + m n^2`` multiply-adds; with two digits and one weight by its normal equations, see
+    :func:`tnet.kronecker_sum`. Half precision is fitted, and its error stated, in float32.
 
     References
     ----------
@@ -113,7 +115,10 @@ def mpo(
     if ranks is not None and weighted:
         F = checked_weight(row_weight, "row_weight", prepared, 0)
         C = checked_weight(weight, "weight", prepared, 1)
-        fit = fit_weighted(prepared.array, rows, columns, ranks, F, C, stopping)
+        if len(rows) == 2:
+            fit = fit_kronecker(prepared.array, rows, columns, ranks[0], F, C, stopping)
+        else:
+            fit = fit_weighted(prepared.array, rows, columns, ranks, F, C, stopping)
         warn_unless_converged("mpo", fit.status, stopping.change)
         cores = rescaled(fit.cores, fit.center, prepared)
         tensor = MatrixProductOperator(_with_digits(cores, rows, columns))
