@@ -95,6 +95,15 @@ def test_a_tensor_without_positive_entries_gives_the_zero_model() -> None:
     assert result.status is Status.CONVERGED
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_positive_entry_is_always_found(seed: int) -> None:
+    x = -np.random.default_rng(seed).random((4, 5, 6))
+    x[1, 2, 3] = 0.5
+    for init in ("svd", "random"):
+        result = tnet.cp(x, 2, init=init, nonnegative=True, rng=seed)  # type: ignore[arg-type]
+        assert result.error**2 <= 1 - 0.25 / np.sum(x**2) + 1e-12
+
+
 def test_extinct_components_come_back() -> None:
     # The start has no overlap with x: its component dies in the first update, and would stay dead.
     x = np.zeros((4, 4, 4))

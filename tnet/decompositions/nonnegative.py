@@ -6,7 +6,9 @@ import itertools
 import math
 from typing import Any, Literal, NamedTuple
 
-from tnet.arrays import Array, array_namespace, astype, dtype_name, hals, is_complex, total_size
+import numpy as np
+
+from tnet.arrays import Array, array_namespace, astype, dtype_name, from_numpy_like, hals, is_complex, total_size
 from tnet.decompositions.cp_fit import CPFit, CPRun
 from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error
 from tnet.decompositions.cp_start import starting_factors
@@ -18,14 +20,23 @@ from tnet.formats import CPTensor
 from tnet.options import Stopping
 from tnet.results import Status
 
-__all__ = ["nonnegative_cp", "nonnegative_sweeps", "refuse_complex", "sensible_passes"]
+__all__ = [
+    "INNER_CHANGE",
+    "Momentum",
+    "ahead",
+    "nonnegative_cp",
+    "nonnegative_sweeps",
+    "refuse_complex",
+    "sensible_passes",
+    "with_unit_columns",
+]
 
-# Growth and fall of the momentum and of its ceiling: the values of Ang, Cohen, Gillis and Hien (2021).
+# First momentum, growth and fall of it and of its ceiling: the values of Ang, Cohen, Gillis and Hien (2021).
 _MOMENTUM = 0.5
 _GROWTH, _CEILING_GROWTH, _FALL = 1.05, 1.01, 1.5
 # Passes over the columns go on until one moves them by this times the first: extrapolation needs factors nearer to
 # their optima than plain sweeps do (0.1 takes up to twice the sweeps).
-_INNER_CHANGE = 0.01
+INNER_CHANGE = 0.01
 
 
 def nonnegative_cp(
@@ -68,6 +79,50 @@ def refuse_complex(x: Array) -> None:
         )
 
 
+class Momentum:
+    """How far to extrapolate: further after each success, less after a failure, under a ceiling that remembers it."""
+
+    def __init__(self) -> None:
+        self.beta = _MOMENTUM
+        self._ceiling = 1.0
+
+    def grow(self) -> None:
+        """Go further next time."""
+        self._ceiling = min(1.0, _CEILING_GROWTH * self._ceiling)
+        self.beta = min(self._ceiling, _GROWTH * self.beta)
+
+    def shrink(self) -> None:
+        """Go less far next time."""
+        self._ceiling = self.beta
+        self.beta /= _FALL
+
+
+def ahead(A: Array, before: Array, beta: float) -> Array:
+    """Return ``max(0, A + beta (A - before))``."""
+    return array_namespace(A).clip(A + beta * (A - before), min=0.0)
+
+
+def largest_entry(x: Array) -> tuple[list[Array], Array]:
+    """Return the rank-one tensor that holds the largest entry of x, or 0: unit columns (n_k, 1) and its value."""
+    xp = array_namespace(x)
+    flat = xp.reshape(x, (-1,))
+    place = np.unravel_index(int(xp.argmax(flat)), tuple(x.shape))
+    columns = [from_numpy_like(np.eye(1, int(n), int(i)).T, x) for n, i in zip(x.shape, place, strict=True)]
+    return columns, xp.clip(xp.max(flat), min=0.0)
+
+
+def with_unit_columns(A: Array) -> tuple[Array, Array]:
+    """Return a nonnegative factor with columns of norm 1, and their norms.
+
+    An extinct column becomes uniform, of norm 0: as zeros it would lock the others at zero for ever.
+    """
+    xp = array_namespace(A)
+    norms = xp.linalg.vector_norm(A, axis=0)
+    alive = norms > 0
+    uniform = xp.full_like(A, float(A.shape[0]) ** -0.5)
+    return xp.where(alive, A / xp.where(alive, norms, xp.ones_like(norms)), uniform), norms
+
+
 def sensible_passes(n: int, R: int, product: float) -> int:
     """Return how many passes of HALS over (n, R) a product of so many multiply-adds is worth at most.
 
@@ -92,21 +147,33 @@ def nonnegative_sweeps(run: CPRun, weights: Array, factors: list[Array], ridge: 
     Weights may have any common scale; factors are nonnegative with columns of norm 1.
     """
     hals_run = _Hals(run.prepared, weights, list(factors), ridge)
-    momentum, ceiling = _MOMENTUM, 1.0
+    momentum = Momentum()
     last: _Sweep | None = None
     while True:
-        sweep = hals_run.sweep(momentum)
+        sweep = hals_run.sweep(momentum.beta)
         if last is not None and sweep.objective > last.objective:
-            ceiling, momentum = momentum, momentum / _FALL
+            momentum.shrink()
             hals_run.restart(last)
             sweep = hals_run.sweep(0.0)
+        elif last is None and sweep.error >= 1.0:
+            # The start points where x has no positive part: begin at its largest entry.
+            columns, value = largest_entry(run.prepared.array)
+            hals_run.restart(_spiked(sweep, columns, value))
+            sweep = hals_run.sweep(0.0)
         else:
-            ceiling = min(1.0, _CEILING_GROWTH * ceiling)
-            momentum = min(ceiling, _GROWTH * momentum)
+            momentum.grow()
         last = sweep
         status = run.record(sweep.weights, sweep.factors, sweep.error, sweep.kind)
         if status is not None:
             return status
+
+
+def _spiked(sweep: _Sweep, columns: list[Array], value: Array) -> _Sweep:
+    """Return the model in which one rank-one tensor takes the place of the first component, and the others are 0."""
+    xp = array_namespace(sweep.weights)
+    factors = [xp.concat([e, A[:, 1:]], axis=1) for e, A in zip(columns, sweep.factors, strict=True)]
+    weights = xp.concat([xp.reshape(value, (1,)), xp.zeros_like(sweep.weights[1:])])
+    return sweep._replace(weights=weights, factors=tuple(factors))
 
 
 class _Hals:
@@ -138,7 +205,6 @@ class _Hals:
 
     def sweep(self, momentum: float) -> _Sweep:
         """Update every factor once, and extrapolate it; the model has the last factor as it was fitted."""
-        xp = self._xp
         d = len(self._factors)
         model: _Sweep | None = None
         for mode, M in itertools.islice(self._products, d):
@@ -150,9 +216,7 @@ class _Hals:
                 self._factors[mode] = A
                 model = self._measured(A, M, H)
             if momentum and d > 1:
-                step = A + momentum * (A - self._newest[mode])
-                extrapolated = xp.clip(step, min=0.0)
-                self._factors[mode] = extrapolated / xp.linalg.vector_norm(extrapolated, axis=0)
+                self._factors[mode], _ = with_unit_columns(ahead(A, self._newest[mode], momentum))
             else:
                 self._factors[mode] = A
             self._newest[mode] = A
@@ -162,16 +226,10 @@ class _Hals:
 
     def _fit(self, mode: int, M: Array, H: Array) -> Array:
         """Return the new factor of one mode with columns of norm 1, and set the weights to their norms."""
-        xp = self._xp
         start = self._factors[mode] * self._weights
-        A = hals(start, M, H if self._penalty is None else H + self._penalty, self._passes[mode], _INNER_CHANGE)
-        norms = xp.linalg.vector_norm(A, axis=0)
-        self._weights = norms
-        alive = norms > 0
-        # An extinct component begins anew in a uniform direction, with weight 0: a zero column would lock the
-        # others at zero for ever.
-        uniform = xp.full_like(A, float(A.shape[0]) ** -0.5)
-        return xp.where(alive, A / xp.where(alive, norms, xp.ones_like(norms)), uniform)
+        A = hals(start, M, H if self._penalty is None else H + self._penalty, self._passes[mode], INNER_CHANGE)
+        A, self._weights = with_unit_columns(A)
+        return A
 
     def _scale_start(self, mode: int, M: Array, H: Array) -> None:
         """Give the start the scale that fits best."""
