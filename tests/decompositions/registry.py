@@ -102,6 +102,7 @@ REGISTRY = [
     Entry("tucker hooi", _hooi, lambda x, e: _hooi(x, rtol=e), (4, 5, 6), 2, True, 3),
     Entry("tucker hooi on x", _refined, lambda x, e: _refined(x, rtol=e), (5, 4, 6), 2, True, 3),
     Entry("tucker randomized", _randomized, lambda x, e: _randomized(x, rtol=e), (4, 5, 6), 2, True, 3),
+    Entry("tucker sketch", lambda x, r: tnet.tucker(x, r, method="sketch", rng=0), None, (4, 5, 6), 2, True, 3),
     Entry("tucker by slabs", _tucker_slabs, lambda x, e: _tucker_slabs(x, rtol=e), (4, 5, 6), 2, True, 3),
     Entry("tt by slabs", _tt_slabs, lambda x, e: _tt_slabs(x, rtol=e), (6, 5, 3, 4), 2, True, 3),
     Entry("tucker nonnegative", _nonnegative_tucker, None, (4, 5, 6), 2, False, 3, real=True),

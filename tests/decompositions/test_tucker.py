@@ -17,9 +17,11 @@ from tnet.arrays import truncated_eigh
 from tnet.decompositions import IterationInfo
 from tnet.decompositions.hooi import contracted_cycle
 from tnet.decompositions.range_finder import multilinear_ranges
+from tnet.decompositions.slabs import Allowance, SlabbedArray
 from tnet.decompositions.sthosvd import FirstPass, sthosvd
 from tnet.decompositions.truncated_basis import Basis
-from tnet.errors import ConvergenceWarning, InputError, RankError
+from tnet.decompositions.tucker_sketch import sketched_tucker
+from tnet.errors import ConvergenceWarning, InputError, MemoryLimitError, RankError
 from tnet.options import Stopping, Truncation
 from tnet.results import Status
 
@@ -302,3 +304,69 @@ def test_sthosvd_of_a_zero_array() -> None:
     found = sthosvd(np.zeros((3, 4)), None, 0.1, 0.0)
     assert found.error == 0.0
     assert math.prod(found.core.shape) == 1
+
+
+# Sketch
+
+
+@pytest.mark.parametrize("shape", [(40, 30, 50), (60, 70), (12, 15, 10, 14), (30,)])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_a_sketch_finds_a_tensor_of_its_rank(shape: tuple[int, ...], dtype: str) -> None:
+    x = low_rank(shape, tuple(min(3, n) if len(shape) > 1 else 1 for n in shape), 0.0).astype(dtype)
+    x = x * (1 + 2j) if dtype == "complex128" else x
+    result = tnet.tucker(x, 3 if len(shape) > 1 else 1, method="sketch", oversampling=3, rng=0)
+    assert true_error(x, result) < 1e-10
+    for U in result.tensor.factors:
+        assert np.allclose(U.conj().T @ U, np.eye(U.shape[1]), atol=1e-12)
+
+
+def test_a_sketch_is_a_few_times_the_best_and_better_when_it_is_larger() -> None:
+    x = low_rank((60, 50, 40), (4, 4, 4), 0.1)
+    best = tnet.tucker(x, 4).error
+    medians = []
+    for oversampling in (2, 6, 15):
+        results = [tnet.tucker(x, 4, method="sketch", oversampling=oversampling, rng=seed) for seed in range(12)]
+        for result in results:
+            assert result.error == pytest.approx(true_error(x, result), abs=1e-12)
+        medians.append(np.median([r.error for r in results]) / best)
+    assert 10 > medians[0] > medians[1] > medians[2] > 1
+    assert medians[2] < 2.5
+
+
+def test_a_sketch_does_not_depend_on_its_parts() -> None:
+    x = low_rank((13, 11, 12, 9), (3, 3, 3, 3), 0.2)
+    whole = tnet.tucker(x, 3, method="sketch", oversampling=1, rng=5)
+    for limit in (180_000, 220_000, 400_000):
+        parts = tnet.tucker(x, 3, method="sketch", oversampling=1, rng=5, memory_limit=limit)
+        assert np.allclose(np.asarray(parts.tensor), np.asarray(whole.tensor), atol=1e-10)
+        assert parts.error == pytest.approx(whole.error, abs=1e-12)
+        assert parts.rng_seed == whole.rng_seed == 5
+    for convert in (torch.from_numpy, array_api_strict.asarray):
+        found = tnet.tucker(convert(x), 3, method="sketch", oversampling=1, rng=5)
+        assert np.allclose(np.asarray(found.tensor), np.asarray(whole.tensor), atol=1e-10)
+
+
+def test_each_part_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = low_rank((13, 11, 12), (3, 3, 3), 0.2)
+    source = SlabbedArray(x)
+    read = np.zeros(x.shape, dtype=int)
+    slabs = SlabbedArray.slabs
+
+    def counted(self: SlabbedArray, *arguments: Any) -> Any:
+        for slab in slabs(self, *arguments):
+            read[slab.place] += 1
+            yield slab
+
+    monkeypatch.setattr(SlabbedArray, "slabs", counted)
+    sketched_tucker(source, (3, 3, 3), 2, np.random.default_rng(0), Allowance(10_000))
+    assert np.all(read == 1)
+
+
+def test_a_sketch_promises_no_error() -> None:
+    with pytest.raises(InputError, match="method='sketch'"):
+        tnet.tucker(np.ones((3, 4, 5)), rtol=0.1, method="sketch")
+    with pytest.raises(MemoryLimitError, match="sketch"):
+        tnet.tucker(np.ones((30, 40, 50)), 20, method="sketch", memory_limit=10_000)
+    zero = tnet.tucker(np.zeros((3, 4, 5)), 2, method="sketch")
+    assert zero.error == 0.0
+    assert not np.any(np.asarray(zero.tensor))
