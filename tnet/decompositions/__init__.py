@@ -16,10 +16,12 @@ from tnet.decompositions.rank_selection import RankSelection, select_cp_rank
 from tnet.decompositions.tr import tr
 from tnet.decompositions.tt import tt
 from tnet.decompositions.tucker import tucker
+from tnet.decompositions.tucker_stream import TuckerStream, tucker_stream
 
 __all__ = [
     "IterationInfo",
     "RankSelection",
+    "TuckerStream",
     "btt",
     "cp",
     "ht",
@@ -30,4 +32,5 @@ __all__ = [
     "tt",
     "tt_cross",
     "tucker",
+    "tucker_stream",
 ]
