@@ -57,7 +57,7 @@ def cp(
     method : {"als", "nls", "randomized"}
         Alternating least squares, extrapolated after ten sweeps; or damped Gauss-Newton over all factors at once,
         which takes fewer steps where components are nearly collinear, and about twice the time a step;
-        or ALS on fibres drawn by leverage scores [8]_, for tensors of 10^8 entries and more, of which each sweep
+        or ALS on fibres drawn by leverage scores [8]_, for tensors of 10^7 entries and more, of which each sweep
         then reads a small part.
     nonnegative : bool
         Keep weights and factors nonnegative, by extrapolated HALS [6]_ [7]_ in the place of ALS. Starts are
@@ -110,7 +110,7 @@ def cp(
     A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 15 products with the Gauss-Newton
     matrix, which is never formed, of ``2 R^2 sum(n_k)`` each.
 
-    A sweep of "randomized" takes ``S R (R + n_k)`` multiply-adds for each mode and reads S fibres, ``S = max(2048,
+    A sweep of "randomized" takes ``S R (R + n_k)`` multiply-adds for each mode and reads S fibres, ``S = max(1024,
     8 R^2)``; its errors in the history are estimates from a fixed sample of entries. The last sweep is exact, and so
     is the error of the result, which lies slightly above that of a local minimum. "svd" starts from fibres, too.
 

@@ -36,7 +36,7 @@ from tnet.results import Status
 
 __all__ = ["sampled_least_squares"]
 
-_LEAST_SAMPLES = 1 << 11
+_LEAST_SAMPLES = 1 << 10
 _SAMPLES_PER_PRODUCT = 8  # samples for each of the R^2 products of two columns, which they have to tell apart
 _CHECKED = 1 << 13  # entries on which the error is estimated
 _PATIENCE = 5  # sweeps without a better estimate before the end
