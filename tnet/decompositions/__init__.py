@@ -15,6 +15,7 @@ from tnet.decompositions.mpo import mpo
 from tnet.decompositions.rank_selection import RankSelection, select_cp_rank
 from tnet.decompositions.tr import tr
 from tnet.decompositions.tt import tt
+from tnet.decompositions.tt_solve import tt_divide, tt_solve
 from tnet.decompositions.tucker import tucker
 from tnet.decompositions.tucker_stream import TuckerStream, tucker_stream
 
@@ -31,6 +32,8 @@ __all__ = [
     "tr",
     "tt",
     "tt_cross",
+    "tt_divide",
+    "tt_solve",
     "tucker",
     "tucker_stream",
 ]
