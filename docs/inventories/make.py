@@ -31,6 +31,7 @@ INVENTORIES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     "numpy": (
         "2",
         {
+            "numpy.memmap": ("py:class", "reference/generated/$.html#$"),
             "numpy.ndarray": ("py:class", "reference/generated/$.html#$"),
             "numpy.linalg.svd": ("py:function", "reference/generated/$.html#$"),
             "numpy.einsum": ("py:function", "reference/generated/$.html#$"),

@@ -22,7 +22,7 @@ class CPTransformer(TensorTransformer):
 
     .. math:: X_{s, i_1 \dots i_d} \approx \sum_{r=1}^R A_{s r} \prod_k B^{(k)}_{i_k r}
 
-    ``fit`` learns the factors B of the feature modes, :meth:`transform` finds A by least squares.
+    ``fit`` learns the factors B of the feature modes, ``transform`` finds A by least squares.
 
     Parameters
     ----------

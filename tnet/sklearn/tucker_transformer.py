@@ -19,7 +19,7 @@ class TuckerTransformer(TensorTransformer):
 
     .. math:: X_s \approx C_s \times_1 U_1 \times_2 U_2 \cdots \times_d U_d
 
-    ``fit`` learns the bases U from all samples, :meth:`transform` returns the cores C as rows: the projections, which
+    ``fit`` learns the bases U from all samples, ``transform`` returns the cores C as rows: the projections, which
     are the least-squares solution. For rows of features this is the projection on leading singular vectors.
 
     Parameters
