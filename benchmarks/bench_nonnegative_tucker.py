@@ -1,4 +1,4 @@
-"""Forty sweeps of nonnegative Tucker of 120^3, rank 8, take 1/3 of the best peer's time, and end at 1/10 of its error."""
+"""Forty sweeps of nonnegative Tucker of 120^3, rank 8, take 1/3 of the best peer's time, to 1/10 of its error."""
 
 from __future__ import annotations
 
