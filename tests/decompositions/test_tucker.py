@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tnet
-from tnet.arrays import truncated_eigh
+from tnet.arrays import to_numpy, truncated_eigh
 from tnet.decompositions import IterationInfo
 from tnet.decompositions.hooi import contracted_cycle
 from tnet.decompositions.range_finder import multilinear_ranges
@@ -277,6 +277,35 @@ def test_interrupted_in_the_first_sweep_returns_sthosvd(monkeypatch: pytest.Monk
     assert result.error == pytest.approx(direct.error, abs=1e-12)
     assert true_error(x, result) == pytest.approx(result.error, abs=1e-12)
     assert result.history.error == ()
+
+
+# Libraries and devices
+
+
+@pytest.mark.parametrize("rtol", [None, 0.2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"method": "hooi", "oversampling": 2},
+        {"method": "hooi", "oversampling": 0, "refine": True, "stopping": Stopping(3, 0)},
+        {"method": "randomized", "oversampling": 2, "rng": 0},
+        {"method": "sketch", "oversampling": 2, "rng": 0},
+        {"memory_limit": 300_000},
+    ],
+)
+def test_every_library_and_device_gives_the_same(convert: Any, options: dict[str, Any], rtol: float | None) -> None:
+    if rtol is not None and options.get("method") == "sketch":
+        pytest.skip("takes a rank only")
+    x = low_rank((30, 20, 25), (3, 4, 2), 0.1)
+    rank = (3, 4, 2) if rtol is None else None
+    wanted = tnet.tucker(x, rank, rtol=rtol, **options)
+    found = tnet.tucker(convert(x), rank, rtol=rtol, **options)
+    assert type(found.tensor.core) is type(convert(x))
+    assert getattr(found.tensor.core, "device", None) == getattr(convert(x), "device", None)
+    assert found.tensor.rank == wanted.tensor.rank
+    assert found.error == pytest.approx(wanted.error, rel=1e-6)
+    assert np.allclose(to_numpy(found.tensor.to_dense()), np.asarray(wanted.tensor), atol=1e-8)
 
 
 # Options

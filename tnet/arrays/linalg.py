@@ -43,7 +43,7 @@ _PANEL = 1 << 20
 
 # Rows from which LAPACK finds a few leading eigenpairs faster than all, and their largest part of all.
 _SUBSET_FROM = 128
-_SUBSET_PART = 1 / 16
+_SUBSET_PART = 1 / 10
 
 
 class TruncatedSVD(NamedTuple):
