@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tnet.arrays import hals, to_numpy
-from tnet.arrays.hals import _compiled, _hals_by_columns, _passes
+from tnet.arrays.hals import _compiled, _hals_by_columns, _hals_cuda, _passes
 
 
 def problem(n: int, R: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -65,6 +65,15 @@ def test_kernels_agree(n: int, R: int, convert: Callable[[np.ndarray], Any]) -> 
     rows = np.array(A.T, order="C")
     _passes(rows, np.ascontiguousarray(M.T), H, 6, 0.05)  # the loop as Python runs it
     assert np.allclose(rows.T, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 18])
+def test_a_gpu_takes_either_way(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tnet.arrays.hals._HOST_ENTRIES", limit)
+    A, M, H, _ = problem(50, 4)
+    found = _hals_cuda(torch.from_numpy(A), torch.from_numpy(M), torch.from_numpy(H), 6, 0.05)
+    assert isinstance(found, torch.Tensor)
+    assert np.allclose(found.numpy(), hals(A, M, H, 6, 0.05))
 
 
 def test_single_precision_stays_single() -> None:

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tnet.arrays.namespace import Array, array_namespace
+from tnet.arrays.namespace import Array, array_namespace, from_numpy_like, to_numpy
 from tnet.arrays.registry import lookup, register
 
 __all__ = ["hals"]
 
 # Columns of A^T that one row of updates visits: eight rows of such blocks and the sum fit into a core's L1 cache.
 _BLOCK = 256
+
+# Below, a pass on the host takes less than a millisecond, some hundred kernels on a GPU more than that.
+_HOST_ENTRIES = 1 << 18
 
 
 def hals(A: Array, M: Array, H: Array, max_passes: int, change: float = 0.1) -> Array:
@@ -46,8 +49,9 @@ def hals(A: Array, M: Array, H: Array, max_passes: int, change: float = 0.1) -> 
     .. math:: A_{:r} \leftarrow \max\bigl(0, (M_{:r} - \sum_{s \ne r} A_{:s} H_{sr}) / H_{rr}\bigr),
 
     in ``n R^2`` multiply-adds. Several passes for one pair (M, H), which costs much more to make, and this rule to
-    end them are the accelerated HALS [2]_. On the CPU a loop compiled by Numba holds blocks of rows in cache;
-    elsewhere each column is a product of a vector and a matrix, and the rule costs one wait for the device a pass.
+    end them are the accelerated HALS [2]_. On the CPU a loop compiled by Numba holds blocks of rows in cache; small
+    problems of a GPU (2^18 entries of A) visit it. Elsewhere each column is a product of a vector and a matrix, and
+    the rule costs one wait for the device a pass.
 
     References
     ----------
@@ -103,6 +107,14 @@ def _hals_numpy(A: Array, M: Array, H: Array, max_passes: int, change: float) ->
 def _hals_torch_cpu(A: Array, M: Array, H: Array, max_passes: int, change: float) -> Array:
     """Run the compiled loop on the memory of torch."""
     return array_namespace(A).asarray(_hals_numpy(A.numpy(), M.numpy(), H.numpy(), max_passes, change))
+
+
+@register("hals", device="cuda")
+def _hals_cuda(A: Array, M: Array, H: Array, max_passes: int, change: float) -> Array:
+    """Run the compiled loop on the host where starting kernels column by column would take longer than that."""
+    if A.shape[0] * A.shape[1] > _HOST_ENTRIES:
+        return _hals_by_columns(A, M, H, max_passes, change)
+    return from_numpy_like(_hals_numpy(to_numpy(A), to_numpy(M), to_numpy(H), max_passes, change), A)
 
 
 @functools.cache
