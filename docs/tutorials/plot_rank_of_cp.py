@@ -72,8 +72,9 @@ print(np.abs(time.T @ time).round(2))
 
 # %%
 # There alternating least squares creeps: for dozens of sweeps the error hardly changes, and a tolerance of 1e-6 takes
-# that for the end, far from it. Gauss-Newton (``method="nls"``) moves all factors at once. Starting from a generalised
-# eigenvalue problem (``init="gevd"``) leaves little to do; it needs two modes at least as long as the rank.
+# that for the end, far from it. Gauss-Newton (``method="nls"``) moves all factors at once. Starting from a
+# generalised eigenvalue problem (``init="gevd"``) leaves little to do; it needs two modes at least as long as the
+# rank.
 
 print("method  init  tolerance  sweeps  error")
 for method, init, change in [
