@@ -232,6 +232,8 @@ def test_dependent_components_are_solved_by_the_pseudo_inverse() -> None:
         ({"ridge": -1.0}, InputError, "ridge"),
         ({"ridge": float("nan")}, InputError, "ridge"),
         ({"ridge": "small"}, InputError, "ridge"),
+        ({"ridge": True}, InputError, "ridge"),
+        ({"ridge": 1e13}, InputError, "ridge"),
         ({"rng": "seed"}, InputError, "rng"),
     ],
 )
@@ -245,3 +247,97 @@ def test_a_start_with_holes_is_refused() -> None:
     start.factors[1][0, 0] = np.nan
     with pytest.raises(InputError, match="init"):
         tnet.cp(np.ones((4, 5, 6)), 2, init=start)
+
+
+@pytest.mark.parametrize("method", ["als", "nls"])
+@pytest.mark.filterwarnings("ignore::tnet.errors.ConvergenceWarning")
+def test_a_ridge_converges_although_the_error_rises(method: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 5, 6))
+    best = tnet.cp(x, 3, stopping=LONG).tensor  # the penalty draws away from it: the error rises at first
+    ridge = 0.1
+    result = tnet.cp(x, 3, init=best, ridge=ridge, method=method, stopping=Stopping(max_iter=500))
+    assert any(b > a for a, b in itertools.pairwise(result.history.error))
+
+    def objective(tensor: CPTensor) -> float:
+        return float(np.linalg.norm(x - tensor.to_dense()) ** 2 + ridge * np.sum(tensor.weights**2))
+
+    longer = tnet.cp(x, 3, init=result.tensor, ridge=ridge, stopping=Stopping(max_iter=300, change=0))
+    assert objective(result.tensor) < objective(longer.tensor) * (1 + 1e-5)
+
+
+def near_border(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return a tensor of border rank 2: near it, components of 10^7 times its norm cancel."""
+    rng = np.random.default_rng(seed)
+    a, b = ([rng.normal(size=n) for n in shape] for _ in range(2))
+    return np.asarray(sum(np.einsum("i,j,k->ijk", *a[:k], b[k], *a[k + 1 :]) for k in range(3)))
+
+
+@pytest.mark.parametrize("method", ["als", "nls"])
+@pytest.mark.filterwarnings("ignore::tnet.errors.ConvergenceWarning")
+def test_the_error_is_true_and_never_rises_where_components_cancel(method: Any) -> None:
+    for seed in range(20):
+        x = near_border((3, 6, 7), seed)
+        result = tnet.cp(x, 3, init="gevd", method=method, stopping=Stopping(max_iter=30, change=0))
+        true = np.linalg.norm(x - result.tensor.to_dense()) / np.linalg.norm(x)
+        assert result.error == pytest.approx(true, rel=1e-3, abs=1e-7)
+        assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(result.history.error))
+
+
+def test_a_long_mode_takes_no_gram_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["tnet.decompositions.cp_start"]
+    grams: list[int] = []
+    whole = module.mode_gram
+    monkeypatch.setattr(module, "mode_gram", lambda x, mode: grams.append(x.shape[mode]) or whole(x, mode))
+    for shape in ((40, 2, 3), (2, 40, 3), (2, 3, 40)):
+        x = planted(shape, 2).to_dense()
+        assert tnet.cp(x, 2, stopping=LONG).error < 1e-9
+    assert max(grams) == 3
+    # Six left singular vectors are all that there are.
+    assert tnet.cp(x, 8, rng=5, stopping=Stopping(max_iter=2, change=0)).rng_seed == 5
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_a_given_start_may_have_any_scale(scale: float) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 5, 6))
+    start = planted((4, 5, 6), 2)
+    far = CPTensor(start.weights, tuple(scale * factor for factor in start.factors))
+    for tensor in (x, x.astype(np.float32)):
+        wanted = tnet.cp(tensor, 2, init=start, stopping=Stopping(max_iter=5, change=0))
+        found = tnet.cp(tensor, 2, init=far, stopping=Stopping(max_iter=5, change=0))
+        assert found.error == pytest.approx(wanted.error, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::tnet.errors.ConvergenceWarning")
+def test_starts_of_other_kinds() -> None:
+    x = np.random.default_rng(0).normal(size=(4, 5, 6))
+    with pytest.raises(InputError, match="complex"):
+        tnet.cp(x, 2, init=planted((4, 5, 6), 2, complex_=True))
+    whole = CPTensor(np.ones(2), tuple(np.eye(n, 2, dtype=int) for n in x.shape))
+    assert tnet.cp(x, 2, init=whole, stopping=Stopping(max_iter=3, change=0)).error < 1
+    recording = planted((4, 5, 6), 2).map_arrays(lambda part: torch.from_numpy(part).requires_grad_())
+    result = tnet.cp(torch.from_numpy(x), 2, init=recording)
+    assert not any(part.requires_grad for part in result.tensor.arrays)
+
+
+def test_extinct_components_stay_and_nothing_fails() -> None:
+    x = np.random.default_rng(0).normal(size=(4, 5, 6))
+    start = planted((4, 5, 6), 2)
+    for columns, error in ((slice(1, 2), 1.0), (slice(None), 1.0)):
+        start.factors[1][:, columns] = 0.0
+        for method in ("als", "nls"):
+            result = tnet.cp(x, 2, init=start, method=method, stopping=Stopping(max_iter=30, change=0))
+            assert result.tensor.weights[1] == 0.0
+            assert result.error <= error
+
+
+def test_strided_input_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["tnet.decompositions.cp_als"]
+    given: list[bool] = []
+    cycle = module.mttkrp_cycle
+    monkeypatch.setattr(
+        module, "mttkrp_cycle", lambda x, factors: given.append(x.flags.c_contiguous) or cycle(x, factors)
+    )
+    x = np.asfortranarray(np.random.default_rng(0).normal(size=(4, 5, 6)))
+    tnet.cp(x, 2, stopping=Stopping(max_iter=20, change=0))
+    assert len(given) > 5  # every extrapolation begins a cycle
+    assert all(given)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tnet
 from tnet.decompositions import IterationInfo
-from tnet.decompositions.cp_nls import _NormalOperator, _Point
+from tnet.decompositions.cp_nls import _LEAST_DAMPING, _NormalOperator, _Point
 from tnet.decompositions.preparation import prepare
 from tnet.errors import ConvergenceWarning
 from tnet.formats import CPTensor
@@ -161,6 +161,14 @@ def test_a_stationary_point_ends_the_run() -> None:
     assert result.status is Status.CONVERGED
     assert result.error < 1e-7
     assert len(result.history.error) < 200
+
+
+def test_the_least_damping_keeps_the_matrices_of_equal_components_regular() -> None:
+    point = _Point(prepare(np.ones((3, 4, 5))), [np.ones((n, 6)) for n in (3, 4, 5)], 0.0)
+    operator = _NormalOperator(point, _LEAST_DAMPING * 6 * np.finfo(float).eps)
+    assert all(np.all(np.isfinite(part)) for part in operator._inverses)
+    with pytest.raises(np.linalg.LinAlgError):
+        _NormalOperator(point, 0.0)
 
 
 def test_few_sweeps_stay_with_als() -> None:

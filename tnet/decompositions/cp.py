@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from tnet.decompositions.cp_nls import nonlinear_least_squares
 from tnet.decompositions.cp_start import starting_factors
 from tnet.decompositions.iteration import Callback, warn_unless_converged
 from tnet.decompositions.nonnegative import nonnegative_cp
-from tnet.decompositions.preparation import prepare
+from tnet.decompositions.preparation import in_c_order, prepare
 from tnet.decompositions.rank_selection import select_cp_rank
 from tnet.decompositions.sampled_cp import sampled_least_squares
 from tnet.errors import InputError, RankError
@@ -24,6 +23,8 @@ from tnet.options import Stopping
 from tnet.results import Decomposition
 
 __all__ = ["cp"]
+
+_LARGEST_RIDGE = 1e12  # nothing is left of the model long before; its products stay in the range of single precision
 
 
 def cp(
@@ -53,7 +54,7 @@ def cp(
     init : {"svd", "random", "gevd"} or CPTensor
         Leading left singular vectors of each unfolding (missing columns are random); normal random factors; the
         factors that a generalised eigenvalue problem gives [5]_, exact for exact data where at least two modes are
-        as long as ``rank``; or a start taken as given.
+        as long as ``rank``; or a start taken as given, but for the scale of its components.
     method : {"als", "nls", "randomized"}
         Alternating least squares, extrapolated after ten sweeps; or damped Gauss-Newton over all factors at once,
         which takes fewer steps where components are nearly collinear, and about twice the time a step;
@@ -64,7 +65,8 @@ def cp(
         made of absolute values; a given one must be nonnegative. ``x`` itself may have negative entries.
     ridge : float
         Adds ``ridge * sum(weights**2)`` to the squared error, whatever the scale of ``x``; a small value
-        such as 1e-6 keeps components from growing against each other. 0: none.
+        such as 1e-6 keeps components from growing against each other. ``stopping.change`` then refers to the root
+        of the sum, in units of ``||x||``, which falls where the error itself may rise. 0: none; at most 1e12.
     stopping : Stopping
         Sweeps (steps of "nls", of which the first few are sweeps too), change of the relative error, seconds.
     rng : int, numpy Generator, torch Generator or None
@@ -75,7 +77,8 @@ def cp(
     Returns
     -------
     Decomposition of CPTensor
-        Factor columns have norm 1; weights are positive and descend. ``error_kind`` is "gram" (normal
+        Factor columns have norm 1 (unless the weights would leave the range of the dtype); weights are nonnegative
+        and descend; a component that is not needed may have weight 0. ``error_kind`` is "gram" (normal
         equations) or, for small errors, "exact" (residual). Ctrl-C after the first sweep returns the last
         complete sweep, with status ``INTERRUPTED``.
 
@@ -84,9 +87,9 @@ def cp(
     RankError
         A rank that is neither a positive integer nor "auto".
     InputError
-        A non-finite entry, an empty mode, order 0, an unknown ``init`` or ``method``, a negative ridge; with
-        ``nonnegative``, a start that has a negative entry, or ``method="nls"``; with ``rank="auto"``, a given
-        start, or an order below 3.
+        A non-finite entry, an empty mode, order 0, an unknown ``init`` or ``method``, a negative ridge, a complex
+        start of a real tensor; with ``nonnegative``, a start that has a negative entry, or ``method="nls"``; with
+        ``rank="auto"``, a given start, or an order below 3.
     ShapeError
         A start whose shape or rank differs.
     BackendError
@@ -103,9 +106,9 @@ def cp(
     A sweep takes 1.5 to 2 times ``N R`` multiply-adds in matrix products on views of ``x``, by a dimension tree
     [1]_ [2]_, and memory for one intermediate beside ``x`` (which is copied once if it is not C-contiguous):
     ``N R / n`` numbers for order 3, about ``sqrt(N) R`` for order 4. The error comes from the normal equations,
-    without reconstruction, and never rises. After ten sweeps they start from extrapolated factors; one that does
-    not lower the error is dropped, so that the history repeats an error now and then. The starting SVDs take
-    ``N sum(n_k)``.
+    without reconstruction, and never rises (with a ridge, the sum of both does not). After ten sweeps they start
+    from extrapolated factors; one that does not lower the error is dropped, so that the history repeats an error
+    now and then. The starting SVDs take ``N sum(n_k)``.
 
     A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 15 products with the Gauss-Newton
     matrix, which is never formed, of ``2 R^2 sum(n_k)`` each.
@@ -151,8 +154,9 @@ def cp(
     R = 0 if automatic else _checked_rank(rank)
     if method not in ("als", "nls", "randomized"):
         raise InputError(f"method={method!r}: choose 'als', 'nls' or 'randomized'.")
-    if not (isinstance(ridge, (int, float)) and math.isfinite(ridge) and ridge >= 0):
-        raise InputError(f"ridge={ridge!r}: give a finite number >= 0.")
+    numeric = isinstance(ridge, (int, float, np.number)) and not isinstance(ridge, bool)
+    if not (numeric and 0 <= ridge <= _LARGEST_RIDGE):
+        raise InputError(f"ridge={ridge!r}: give a number from 0 to {_LARGEST_RIDGE:g}.")
     if nonnegative and method != "als":
         raise InputError(f"method={method!r} and nonnegative=True: only 'als' has a nonnegative form.")
     if automatic:
@@ -160,7 +164,7 @@ def cp(
             raise InputError(f"rank='auto' and an init of rank {init.rank}: give rank={init.rank}, or another init.")
         chosen = select_cp_rank(x, nonnegative=nonnegative, rng=rng)
         R, rng = chosen.rank, chosen.rng_seed
-    prepared = prepare(x)
+    prepared = in_c_order(prepare(x))
     if nonnegative:
         fit, seed = nonnegative_cp(prepared, R, init, float(ridge), stopping, rng, callback, started)
     elif method == "randomized":

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from tnet.arrays import Array, array_namespace, astype, cholesky_solve_gram, conj
 from tnet.decompositions.cp_fit import CPFit, CPRun, normalised_columns
-from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error, real_part
+from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error, penalised, real_part
 from tnet.decompositions.dimension_tree import mttkrp_cycle
 from tnet.decompositions.iteration import Callback
 from tnet.decompositions.preparation import Prepared
@@ -42,7 +42,8 @@ def als_sweeps(run: CPRun, factors: list[Array], ridge: float, sweeps: int) -> S
     After the first ten, each sweep starts from factors extrapolated along the last change, ``A + beta (A - A_old)``.
     Where components are nearly collinear this takes a tenth of the sweeps. ``beta`` grows while that succeeds; a
     sweep that does not lower the objective is dropped, ``beta`` shrinks, and a plain sweep from the best factors
-    follows, as it does to confirm convergence. An extrapolated sweep of order 3 takes two products with the tensor
+    follows, as it does to confirm convergence. A plain sweep raises the objective only by roundoff, which is large
+    where components cancel; it is dropped, too. An extrapolated sweep of order 3 takes two products with the tensor
     instead of one and a half.
 
     References
@@ -60,14 +61,17 @@ def als_sweeps(run: CPRun, factors: list[Array], ridge: float, sweeps: int) -> S
     for n in range(1, sweeps + 1):
         swept = solver.sweep()
         failed = False
-        if extrapolated and last is not None and not swept.objective <= last.objective:
+        if last is not None and not swept.objective <= last.objective:
             swept, failed = last, True
-            momentum.shrink()
+            if extrapolated:
+                momentum.shrink()
             solver.begin(last.factors)
-        status = run.record(swept.weights, swept.factors, swept.error, swept.error_kind, moved=not extrapolated)
+        status = run.record(
+            swept.weights, swept.factors, swept.error, swept.error_kind, not extrapolated, swept.objective
+        )
         if status is not None:
             return status
-        slow = last is not None and last.error - swept.error < run.stopping.change
+        slow = last is not None and last.objective - swept.objective < run.stopping.change
         # A plain sweep follows a failure, and decides whether slow progress is convergence.
         extrapolated = n >= _PLAIN_SWEEPS and not failed and not (extrapolated and slow)
         if extrapolated and last is not None:
@@ -77,7 +81,7 @@ def als_sweeps(run: CPRun, factors: list[Array], ridge: float, sweeps: int) -> S
 
 
 class _Swept(NamedTuple):
-    """What a sweep leaves; ``objective`` is the squared error plus the ridge penalty."""
+    """What a sweep leaves; ``objective`` is what sweeps lower: the error, or with a ridge :func:`penalised`."""
 
     weights: Array
     factors: tuple[Array, ...]
@@ -120,9 +124,10 @@ class _Sweeper:
             inner = xp.sum(real_part(xp, M * conj(A)) * norms) if mode == len(factors) - 1 else None
         weights = astype(norms, factors[0].dtype)
         squared_norm = xp.sum(real_part(xp, hadamard(grams)) * norms[:, None] * norms[None, :])
-        error, kind = model_error(self._prepared, weights, factors, inner, squared_norm)
-        penalty = self._ridge * float(xp.sum(norms * norms)) if self._ridge else 0.0
-        return _Swept(weights, tuple(factors), error, kind, error**2 * self._prepared.squared_norm + penalty)
+        energy = xp.sum(norms * norms)
+        error, kind = model_error(self._prepared, weights, factors, inner, squared_norm, energy)
+        paid = self._ridge * float(energy) if self._ridge else 0.0
+        return _Swept(weights, tuple(factors), error, kind, penalised(error, paid, self._prepared))
 
 
 class _Momentum:

@@ -58,6 +58,7 @@ class CPRun:
         self._callback = callback
         self._started = started
         self._errors: list[float] = []
+        self._objectives: list[float] = []
         self._seconds: list[float] = []
         self._magnitudes: list[Array] = []
         self._last: Any = (None, (), "gram", 0)  # weights, factors, kind of error, number of sweeps
@@ -84,17 +85,21 @@ class CPRun:
         error: float,
         kind: Literal["gram", "exact"],
         moved: bool = True,
+        objective: float | None = None,
     ) -> Status | None:
         """Take down a sweep; return why the run ends with it, or None.
 
-        ``moved``: whether the sweep changed the model, so that a small fall of the error means convergence.
+        ``moved``: whether the sweep changed the model, so that a small fall of the objective means convergence.
+        ``objective``: what the method lowers, as a relative error, where that is not the error itself.
         """
-        before = self._errors[self.sweeps - 1] if self.sweeps else None
+        objective = error if objective is None else objective
+        before = self._objectives[self.sweeps - 1] if self.sweeps else None
         n = self.sweeps + 1
         seconds = time.perf_counter() - self._started
         xp = array_namespace(weights)
         for series, value in (
             (self._errors, error),
+            (self._objectives, objective),
             (self._seconds, seconds),
             (self._magnitudes, xp.linalg.vector_norm(weights)),
         ):
@@ -105,7 +110,7 @@ class CPRun:
             if self._callback(IterationInfo(n, error, seconds, tensor)):
                 return Status.CALLBACK
         change = self.stopping.change
-        settled = moved and change > 0 and before is not None and before - error < change
+        settled = moved and change > 0 and before is not None and before - objective < change
         if settled or error == 0.0:
             return Status.CONVERGED
         limit = self.stopping.max_seconds

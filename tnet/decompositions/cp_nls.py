@@ -25,6 +25,7 @@ _CG_STEPS = 15
 _CG_TOLERANCE = 1e-2  # of the preconditioned residual
 _FIRST_DAMPING = 1e-3  # times the largest diagonal entry of the normal matrices
 _LARGEST_DAMPING = 1e12  # as above; no step so short lowers the error by more than roundoff
+_LEAST_DAMPING = 4  # units of roundoff for each component, as above: the matrices of equal ones stay regular
 
 
 def nonlinear_least_squares(
@@ -64,6 +65,10 @@ def nonlinear_least_squares(
 def _gauss_newton(run: CPRun, ridge: float) -> Status:
     """Take damped steps from the last sweep of ``run`` until it says stop, or no step lowers the error."""
     d = len(run.factors)
+    xp = array_namespace(run.weights)
+    if not bool(xp.any(run.weights != 0)):  # all derivatives vanish with the model
+        return Status.CONVERGED
+    least = _LEAST_DAMPING * int(run.weights.shape[0]) * float(xp.finfo(run.weights.dtype).eps)
     root = (run.weights / _unit(run.prepared)) ** (1.0 / d)
     point = _Point(run.prepared, [factor * root for factor in run.factors], ridge)
     damping, growth = _FIRST_DAMPING, 2.0
@@ -76,10 +81,12 @@ def _gauss_newton(run: CPRun, ridge: float) -> Status:
             point = trial
             point.balance()
             ratio = min(fall / predicted, 1.0) if predicted > 0.0 else 1.0
-            damping, growth = damping * max(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3), 2.0
+            damping = max(least, damping * max(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3))
+            growth = 2.0
         else:
             damping, growth = damping * growth, 2.0 * growth
-        status = run.record(*point.normalised(), point.error, point.error_kind, moved=accepted)
+        level = math.sqrt(point.objective * (_unit(run.prepared) ** 2 / run.prepared.squared_norm))
+        status = run.record(*point.normalised(), point.error, point.error_kind, accepted, level)
         if status is not None:
             return status
         if damping > _LARGEST_DAMPING:
@@ -109,12 +116,13 @@ class _Point:
         weights = self._unit * xp.ones_like(self.grams[0][0, :])
         self.error: float
         self.error_kind: Literal["gram", "exact"]
+        energy = xp.sum(xp.linalg.diagonal(cosines))
         self.error, self.error_kind = model_error(
-            prepared, weights, factors, inner * self._unit**2, xp.sum(cosines) * self._unit**2
+            prepared, weights, factors, inner * self._unit**2, xp.sum(cosines) * self._unit**2, energy * self._unit**2
         )
         self.objective = self.error**2 * (prepared.squared_norm / self._unit**2)
         if ridge:
-            self.objective += ridge * float(xp.sum(xp.linalg.diagonal(cosines)))
+            self.objective += ridge * float(energy)
 
     def gradient(self) -> Array:
         """Return the gradient by the conjugate factors, one below the other, shape (sum of n_k, R)."""

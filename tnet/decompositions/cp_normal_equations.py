@@ -11,10 +11,11 @@ from tnet.decompositions.preparation import Prepared
 from tnet.decompositions.residual import exact_error
 from tnet.formats import CPTensor
 
-__all__ = ["gram_of_columns", "hadamard", "model_error", "real_part"]
+__all__ = ["gram_of_columns", "hadamard", "model_error", "penalised", "real_part"]
 
 # ||x - y||^2 from the normal equations is a difference of numbers near ||x||^2, right to some ten units of
-# roundoff: below these relative errors the residual itself is computed.
+# roundoff: below these relative errors the residual itself is computed. Where components cancel, ||y||^2 is itself a
+# sum of numbers near the squares of their norms: the floor rises with them.
 _GRAM_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64": 1e-2}
 
 
@@ -33,7 +34,12 @@ def hadamard(grams: Sequence[Array], skip: Sequence[int] = ()) -> Array:
 
 
 def model_error(
-    prepared: Prepared, weights: Array, factors: Sequence[Array], inner: Array, squared_norm: Array
+    prepared: Prepared,
+    weights: Array,
+    factors: Sequence[Array],
+    inner: Array,
+    squared_norm: Array,
+    energy: Array | None = None,
 ) -> tuple[float, Literal["gram", "exact"]]:
     """Return the relative error of a model; from the residual where the normal equations do not resolve it.
 
@@ -47,16 +53,24 @@ def model_error(
         Real part of <x, y>.
     squared_norm : array, shape ()
         Of y.
+    energy : array, shape (), optional
+        Sum of the squared norms of the components of y, where they may cancel each other.
     """
     total = prepared.squared_norm
     if total == 0.0:
         return 0.0, "exact"
     xp = array_namespace(weights)
-    product, square = to_numpy(xp.stack([inner, squared_norm])).tolist()  # the host waits for the device once
+    numbers = [inner, squared_norm, squared_norm if energy is None else energy]
+    product, square, largest = to_numpy(xp.stack(numbers)).tolist()  # the host waits for the device once
     error = math.sqrt(max(total - 2.0 * product + square, 0.0) / total)
-    if error >= _GRAM_FLOOR[dtype_name(weights)]:
+    if error >= _GRAM_FLOOR[dtype_name(weights)] * math.sqrt(max(1.0, largest / total)):
         return error, "gram"
     return exact_error(prepared.array, CPTensor(weights, tuple(factors)), total), "exact"
+
+
+def penalised(error: float, penalty: float, prepared: Prepared) -> float:
+    """Return what a fit lowers, as a relative error: the root of ``error**2 + penalty / ||x||**2``."""
+    return math.hypot(error, math.sqrt(penalty / prepared.squared_norm)) if penalty else error
 
 
 def real_part(xp: Namespace, A: Array) -> Array:

@@ -13,6 +13,8 @@ from tnet.arrays import (
     astype,
     check_finite,
     from_numpy_like,
+    is_complex,
+    is_torch,
     mode_product,
     resolve_rng,
     standard_normal,
@@ -23,6 +25,7 @@ from tnet.arrays import (
 from tnet.decompositions.cp_fit import normalised_columns
 from tnet.decompositions.preparation import Prepared
 from tnet.decompositions.sthosvd import mode_gram
+from tnet.decompositions.truncated_basis import leading_basis
 from tnet.errors import InputError, ShapeError
 from tnet.formats import CPTensor
 from tnet.options import Truncation
@@ -46,14 +49,27 @@ def starting_factors(prepared: Prepared, R: int, init: object, rng: Any) -> tupl
     for mode, n in enumerate(x.shape):
         columns: list[Array] = []
         if init == "svd":
-            U, _, _ = truncated_eigh(mode_gram(x, mode), Truncation(rank=min(R, n)))
-            columns.append(astype(U, x.dtype))
-        missing = R - (min(R, n) if init == "svd" else 0)
+            columns.append(_leading_vectors(x, mode, min(R, n)))
+        missing = R - sum(int(part.shape[1]) for part in columns)
         if missing:
             drawn = True
             columns.append(standard_normal(generator, (n, missing), x))
         factors.append(normalised_columns(xp.concat(columns, axis=1)))
     return factors, seed if drawn else None
+
+
+def _leading_vectors(x: Array, mode: int, r: int) -> Array:
+    """Return the r leading left singular vectors of an unfolding, or as many as it has."""
+    n = int(x.shape[mode])
+    others = total_size(x.shape) // n
+    if n <= others:
+        U, _, _ = truncated_eigh(mode_gram(x, mode), Truncation(rank=r))
+        return astype(U, x.dtype)
+    # A Gram matrix of a mode longer than all others together would be larger than the tensor.
+    xp = array_namespace(x)
+    before = total_size(x.shape[:mode])
+    blocks = xp.permute_dims(xp.reshape(x, (before, n, others // before)), (1, 0, 2))
+    return leading_basis(xp.reshape(blocks, (n, others)), Truncation(rank=min(r, others)), "auto").U
 
 
 def _given_start(prepared: Prepared, R: int, init: CPTensor) -> list[Array]:
@@ -65,8 +81,21 @@ def _given_start(prepared: Prepared, R: int, init: CPTensor) -> list[Array]:
     array_namespace(x, *init.arrays)  # refuses another library or device
     for k, part in enumerate(init.arrays):
         check_finite(part, f"array {k} of init")
+    if any(is_complex(factor) for factor in init.factors) and not is_complex(x):
+        raise InputError("init is complex and x is real: give a real start, or a complex x.")
     # Weights do not matter: the first update solves for them, whatever the scale of the others.
-    return [normalised_columns(astype(factor, x.dtype)) for factor in init.factors]
+    return [_unit_columns(factor, x.dtype) for factor in init.factors]
+
+
+def _unit_columns(factor: Array, dtype: Any) -> Array:
+    """Return the factor in ``dtype`` with columns of norm 1, whatever its own range; zero columns stay zero."""
+    xp = array_namespace(factor)
+    factor = factor.detach() if is_torch(factor) else factor
+    if xp.isdtype(factor.dtype, "integral"):
+        factor = astype(factor, dtype)
+    largest = xp.max(xp.abs(factor), axis=0)
+    scale = xp.where(largest > 0, largest, xp.ones_like(largest))
+    return normalised_columns(astype(factor / scale, dtype))
 
 
 def _eigenvalue_start(x: Array, R: int) -> list[Array]:
@@ -97,13 +126,12 @@ def _eigenvalue_start(x: Array, R: int) -> list[Array]:
     bases: list[Array] = []
     core = x
     for mode, n in enumerate(shape):
-        U, _, _ = truncated_eigh(mode_gram(core, mode), Truncation(rank=min(R, n)))
-        bases.append(astype(U, x.dtype))
+        bases.append(_leading_vectors(core, mode, min(R, n)))
         core = mode_product(core, adjoint(bases[mode]), mode)
     core = xp.permute_dims(core, tuple(order))
     A = from_numpy_like(_common_factor(core), x)
     rank_one = xp.reshape(xp.linalg.pinv(A) @ xp.reshape(core, (R, -1)), (R, *core.shape[1:]))
-    inner = [A, *(_leading_vectors(rank_one, k) for k in range(1, len(shape)))]
+    inner = [A, *(_vectors_of_each(rank_one, k) for k in range(1, len(shape)))]
     factors = {mode: bases[mode] @ part for mode, part in zip(order, inner, strict=True)}
     return [normalised_columns(factors[mode]) for mode in range(len(shape))]
 
@@ -129,7 +157,7 @@ def _common_factor(core: Array) -> np.ndarray:
     return np.where(usable, A / np.where(usable, norms, 1), np.eye(R)).astype(first.dtype)
 
 
-def _leading_vectors(tensors: Array, mode: int) -> Array:
+def _vectors_of_each(tensors: Array, mode: int) -> Array:
     """Return the leading left singular vector along ``mode`` of each of the R stacked tensors, shape (n, R)."""
     xp = array_namespace(tensors)
     others = [k for k in range(1, tensors.ndim) if k != mode]

@@ -21,7 +21,7 @@ from tnet.arrays import (
 )
 from tnet.errors import InputError
 
-__all__ = ["Prepared", "part_exponent_limit", "prepare", "rescaled"]
+__all__ = ["Prepared", "in_c_order", "part_exponent_limit", "prepare", "rescaled"]
 
 # |log2| of the entries that a part may hold: products of a few such parts stay in range.
 _PART_EXPONENT = {"float16": 10, "bfloat16": 100, "float32": 100, "complex64": 100}
@@ -79,6 +79,13 @@ def prepare(x: object, name: str = "x", first_pass: Callable[[Array], float] | N
         array.dtype,
         dtype_name(array) in ("float16", "bfloat16"),
     )
+
+
+def in_c_order(prepared: Prepared) -> Prepared:
+    """Return the input with its entries in C order, copied unless they are: for algorithms that flatten it often."""
+    x = prepared.array
+    xp = array_namespace(x)
+    return prepared._replace(array=xp.reshape(xp.reshape(x, (-1,)), tuple(x.shape)))
 
 
 def rescaled(parts: Sequence[Array], carrier: int, prepared: Prepared) -> list[Array]:

@@ -28,7 +28,7 @@ def exact_error(x: Array, tensor: TensorFormat, squared_norm_x: float) -> float:
 
     Notes
     -----
-    Multiplies ``tensor`` out once, in blocks of its first mode of about 2^22 elements.
+    Multiplies ``tensor`` out once, in blocks of about 2^22 elements: some rows of its first mode, at least one.
     """
     n = int(x.shape[0])
     step = max(1, _BLOCK // max(1, total_size(x.shape) // n))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tnet.arrays import Array, array_namespace, khatri_rao
+from tnet.arrays import Array, array_namespace, khatri_rao, total_size
 from tnet.errors import ShapeError
 from tnet.formats.network import TensorNetwork
 from tnet.formats.tensor_format import TensorFormat, check_ndim
@@ -66,5 +66,8 @@ class CPTensor(TensorFormat):
         first = self.factors[0] * self.weights
         if self.ndim == 1:
             return xp.sum(first, axis=1)
-        rest = khatri_rao(self.factors[1:])
-        return xp.reshape(first @ xp.matrix_transpose(rest), self.shape)
+        # Halves of like length: the Khatri-Rao product of all modes but a short one would outgrow the tensor.
+        lengths = [total_size(self.shape[:h]) + total_size(self.shape[h:]) for h in range(1, self.ndim)]
+        h = 1 + lengths.index(min(lengths))
+        left, right = khatri_rao((first, *self.factors[1:h])), khatri_rao(self.factors[h:])
+        return xp.reshape(left @ xp.matrix_transpose(right), self.shape)
