@@ -69,7 +69,7 @@ def test_kernels_agree(n: int, R: int, convert: Callable[[np.ndarray], Any]) -> 
 
 @pytest.mark.parametrize("limit", [0, 1 << 18])
 def test_a_gpu_takes_either_way(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tnet.arrays.hals._HOST_ENTRIES", limit)
+    monkeypatch.setattr(sys.modules["tnet.arrays.hals"], "_HOST_ENTRIES", limit)
     A, M, H, _ = problem(50, 4)
     found = _hals_cuda(torch.from_numpy(A), torch.from_numpy(M), torch.from_numpy(H), 6, 0.05)
     assert isinstance(found, torch.Tensor)
