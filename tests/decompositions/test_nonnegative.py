@@ -124,6 +124,18 @@ def test_a_given_start_is_taken() -> None:
         assert result.rng_seed is None
 
 
+def test_a_start_may_be_single_or_record_gradients() -> None:
+    x = np.random.default_rng(0).random((4, 5, 6))
+    start = planted((4, 5, 6), 2)
+    stopping = Stopping(5, 0)
+    wanted = tnet.cp(x, 2, init=start, nonnegative=True, stopping=stopping)
+    single = tnet.cp(x, 2, init=start.astype("float32"), nonnegative=True, stopping=stopping)
+    assert np.allclose(np.asarray(single.tensor), np.asarray(wanted.tensor), atol=1e-4)
+    leaves = start.map_arrays(lambda part: torch.from_numpy(part).requires_grad_())
+    traced = tnet.cp(torch.from_numpy(x), 2, init=leaves, nonnegative=True, stopping=stopping)
+    assert np.allclose(np.asarray(traced.tensor), np.asarray(wanted.tensor), atol=1e-10)
+
+
 @pytest.mark.parametrize("power", [-500, 400])
 def test_the_scale_of_a_start_does_not_matter(power: int) -> None:
     x = np.random.default_rng(0).random((4, 5, 6))

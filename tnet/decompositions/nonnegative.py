@@ -8,7 +8,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tnet.arrays import Array, array_namespace, astype, dtype_name, from_numpy_like, hals, is_complex, total_size
+from tnet.arrays import (
+    Array,
+    array_namespace,
+    astype,
+    dtype_name,
+    from_numpy_like,
+    hals,
+    is_complex,
+    is_torch,
+    total_size,
+)
 from tnet.decompositions.cp_fit import CPFit, CPRun
 from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error
 from tnet.decompositions.cp_start import starting_factors
@@ -163,7 +173,9 @@ def nonnegative_sweeps(run: CPRun, weights: Array, factors: list[Array], ridge: 
         else:
             momentum.grow()
         last = sweep
-        status = run.record(sweep.weights, sweep.factors, sweep.error, sweep.kind)
+        status = run.record(
+            sweep.weights, sweep.factors, sweep.error, sweep.kind, objective=math.sqrt(sweep.objective)
+        )
         if status is not None:
             return status
 
@@ -261,7 +273,20 @@ def _start(prepared: Prepared, R: int, init: object, rng: Any) -> tuple[Array, l
         if any(bool(xp.any(part < 0)) for part in init.arrays):
             raise InputError("init has a negative entry: nonnegative=True takes nonnegative weights and factors.")
         for part in (init.weights[None, :], *init.factors):  # only ratios matter: keep the largest at 1
-            weights = weights * xp.linalg.vector_norm(astype(part, prepared.array.dtype), axis=0)
-            largest = xp.max(weights)
-            weights = weights / xp.where(largest > 0, largest, xp.ones_like(largest))
+            weights = _largest_one(weights * _relative_norms(part, prepared.array.dtype))
     return weights, [xp.abs(factor) for factor in factors], seed
+
+
+def _relative_norms(part: Array, dtype: Any) -> Array:
+    """Return the norms of the columns up to a common factor, whatever the range of the part."""
+    xp = array_namespace(part)
+    part = part.detach() if is_torch(part) else part
+    part = astype(part, dtype) if xp.isdtype(part.dtype, "integral") else part
+    return astype(xp.linalg.vector_norm(_largest_one(part), axis=0), dtype)
+
+
+def _largest_one(A: Array) -> Array:
+    """Return a nonnegative array over its largest entry; zeros stay zero."""
+    xp = array_namespace(A)
+    largest = xp.max(A)
+    return A / xp.where(largest > 0, largest, xp.ones_like(largest))

@@ -15,13 +15,11 @@ from tnet.arrays import (
     cholesky_solve_gram,
     conj,
     from_numpy_like,
-    gram,
     mttkrp,
     resolve_rng,
     standard_normal,
     to_numpy,
     total_size,
-    truncated_eigh,
 )
 from tnet.decompositions.cp_als import als_sweeps, alternating_least_squares
 from tnet.decompositions.cp_fit import CPFit, CPRun, normalised_columns
@@ -30,6 +28,7 @@ from tnet.decompositions.cp_start import starting_factors
 from tnet.decompositions.iteration import Callback
 from tnet.decompositions.preparation import Prepared
 from tnet.decompositions.residual import exact_error
+from tnet.decompositions.truncated_basis import leading_basis
 from tnet.formats import CPTensor
 from tnet.options import Stopping, Truncation
 from tnet.results import Status
@@ -182,9 +181,9 @@ class _SampledProblem:
         count = min(self._samples, total_size([self._shape[k] for k in others]))
         rows = [self._generator.integers(self._shape[k], size=count) for k in others]
         fibres = self._fibres(mode, others, rows)
-        U, _, _ = truncated_eigh(gram(fibres), Truncation(rank=min(R, n)))
-        columns = [astype(U, self._x.dtype), standard_normal(self._generator, (n, max(0, R - n)), self._x)]
-        return normalised_columns(self._xp.concat(columns, axis=1))
+        U = leading_basis(fibres, Truncation(rank=min(R, n, count)), "auto").U
+        missing = standard_normal(self._generator, (n, R - int(U.shape[1])), self._x)
+        return normalised_columns(self._xp.concat([U, missing], axis=1))
 
     def _rows(self, factors: Sequence[Array], rows: Sequence[np.ndarray]) -> Array:
         """Return rows of the Khatri-Rao product of the factors."""
