@@ -34,6 +34,7 @@ __all__ = [
     "INNER_CHANGE",
     "Momentum",
     "ahead",
+    "largest_entry",
     "nonnegative_cp",
     "nonnegative_sweeps",
     "refuse_complex",
