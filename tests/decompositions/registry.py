@@ -85,11 +85,11 @@ def _randomized(x: Any, rank: Any = None, rtol: float | None = None) -> Decompos
 
 
 def _tucker_slabs(x: Any, rank: Any = None, rtol: float | None = None) -> Decomposition[Any]:
-    return tnet.tucker(x, rank, rtol=rtol, memory_limit=20_000)
+    return tnet.tucker(x, rank, rtol=rtol, memory_limit=80_000)
 
 
 def _tt_slabs(x: Any, rank: Any = None, rtol: float | None = None) -> Decomposition[Any]:
-    return tnet.tt(x, rank, rtol=rtol, memory_limit=40_000)
+    return tnet.tt(x, rank, rtol=rtol, memory_limit=110_000)
 
 
 REGISTRY = [

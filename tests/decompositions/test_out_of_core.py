@@ -64,11 +64,11 @@ DTYPES = ["float64", "float32", "complex128", "complex64", "float16"]
 @pytest.mark.parametrize(
     ("shape", "limit"),
     [
-        ((60, 50, 70), 600_000),
-        ((70, 50, 60), 600_000),
+        ((60, 50, 70), 700_000),
+        ((70, 50, 60), 700_000),
         ((6, 120, 100), 1_000_000),
         ((400, 20, 30), 1_700_000),
-        ((20, 16, 22, 18), 600_000),
+        ((20, 16, 22, 18), 700_000),
     ],
 )
 def test_tucker_allocates_no_more_than_it_may(tmp_path: Path, shape: tuple[int, ...], limit: int, dtype: str) -> None:
@@ -117,11 +117,28 @@ def test_tucker_by_slabs_is_tucker(shape: tuple[int, ...], rank: int, complex_: 
     assert np.allclose(np.asarray(found.tensor), np.asarray(wanted.tensor), atol=1e-8)
 
 
+def test_tucker_at_every_limit_that_is_enough() -> None:
+    # From what is barely enough, where projections are repeated in every pass, to one part.
+    x = low_rank((17, 16, 18), 14, 0.1)
+    wanted = tnet.tucker(x, 14)
+    passed = 0
+    for limit in range(60_000, 300_000, 5_000):
+        try:
+            found, peak = peak_of(lambda limit=limit: tnet.tucker(x, 14, memory_limit=limit))
+        except MemoryLimitError:
+            assert passed == 0
+            continue
+        passed += 1
+        assert np.allclose(np.asarray(found.tensor), np.asarray(wanted.tensor), atol=1e-10)
+        assert peak <= limit
+    assert passed > 20
+
+
 @pytest.mark.parametrize("power", [-1000, -30, 0, 900])
 def test_scale_passes_through(power: int) -> None:
     x = low_rank((12, 11, 10), 3, 0.1)
-    one = tnet.tucker(x, 3, memory_limit=60_000)
-    scaled = tnet.tucker(np.ldexp(x, power), 3, memory_limit=60_000)
+    one = tnet.tucker(x, 3, memory_limit=120_000)
+    scaled = tnet.tucker(np.ldexp(x, power), 3, memory_limit=120_000)
     assert scaled.error == pytest.approx(one.error, abs=1e-12)
     assert np.allclose(np.ldexp(np.asarray(scaled.tensor), -power), np.asarray(one.tensor))
 
@@ -137,10 +154,10 @@ def test_other_libraries_are_read_in_slabs_too() -> None:
     x = low_rank((12, 11, 10), 3, 0.1)
     wanted = tnet.tucker(x, 3)
     for convert in (torch.from_numpy, array_api_strict.asarray):
-        found = tnet.tucker(convert(x), 3, memory_limit=60_000)
+        found = tnet.tucker(convert(x), 3, memory_limit=120_000)
         assert type(found.tensor.core) is type(convert(x))
         assert np.allclose(np.asarray(found.tensor), np.asarray(wanted.tensor))
-    half = tnet.tucker(torch.from_numpy(x).bfloat16(), 3, memory_limit=60_000)
+    half = tnet.tucker(torch.from_numpy(x).bfloat16(), 3, memory_limit=120_000)
     assert half.tensor.dtype == torch.bfloat16
     assert half.error == pytest.approx(wanted.error, abs=0.02)
 
@@ -157,7 +174,7 @@ def test_what_the_gram_matrices_miss_is_found_by_qr(monkeypatch: pytest.MonkeyPa
     assert true_error(x, result) <= 0.01
 
 
-@pytest.mark.parametrize("limit", [1, 1000, 20_000, "60 kB"])
+@pytest.mark.parametrize("limit", [1, 1000, 20_000, "90 kB"])
 @pytest.mark.parametrize("arguments", [{"rank": 20}, {"rank": (4, 5, 30)}])
 def test_too_little_is_refused_before_anything_is_read(
     limit: Any, arguments: dict[str, Any], monkeypatch: Any
@@ -173,9 +190,9 @@ def test_too_little_is_refused_before_anything_is_read(
 def test_too_little_for_a_slice_or_for_the_rest() -> None:
     x = np.random.default_rng(0).normal(size=(40, 40, 40))
     with pytest.raises(MemoryLimitError, match="Gram matrix"):
-        tnet.tucker(x, rtol=0.1, memory_limit=10_000)
+        tnet.tucker(x, rtol=0.1, memory_limit=90_000)
     with pytest.raises(MemoryLimitError, match="needs"):
-        tnet.tucker(x, rtol=0.1, memory_limit=150_000)  # noise: the core is nearly x itself
+        tnet.tucker(x, rtol=0.1, memory_limit=210_000)  # noise: the core is nearly x itself
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -183,7 +200,7 @@ def test_non_finite_entries_are_refused(bad: float) -> None:
     x = np.ones((12, 11, 10))
     x[7, 3, 2] = bad
     with pytest.raises(InputError, match="non-finite"):
-        tnet.tucker(x, 2, memory_limit=60_000)
+        tnet.tucker(x, 2, memory_limit=120_000)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +297,7 @@ def test_trains_by_slabs_are_trains(
 
 def test_trains_of_every_library_and_device(convert: Any) -> None:
     x = low_rank((12, 11, 10), 3, 0.1)
-    found = tnet.tt(convert(x), 3, memory_limit=60_000)
+    found = tnet.tt(convert(x), 3, memory_limit=120_000)
     assert type(found.tensor.cores[0]) is type(convert(x))
     assert np.allclose(to_numpy(found.tensor.to_dense()), np.asarray(tnet.tt(x, 3).tensor))
 
@@ -289,10 +306,10 @@ def test_trains_scale_and_vanish() -> None:
     x = low_rank((12, 11, 10), 3, 0.1)
     wanted = tnet.tt(x, 3)
     for power in (-1000, 900):
-        scaled = tnet.tt(np.ldexp(x, power), 3, memory_limit=60_000)
+        scaled = tnet.tt(np.ldexp(x, power), 3, memory_limit=120_000)
         assert np.allclose(np.ldexp(np.asarray(scaled.tensor), -power), np.asarray(wanted.tensor))
     assert tnet.tt(np.zeros((4, 5, 6)), 2, memory_limit="1MB").error == 0.0
-    half = tnet.tt(torch.from_numpy(x).bfloat16(), 3, memory_limit=60_000)
+    half = tnet.tt(torch.from_numpy(x).bfloat16(), 3, memory_limit=120_000)
     assert half.error == pytest.approx(wanted.error, abs=0.02)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -105,6 +107,17 @@ def test_the_ranks_are_near_those_of_all_at_once() -> None:
         direct = tnet.tucker(x, rtol=rtol)
         assert true_error(x, result) <= rtol
         assert result.tensor.n_params <= 2 * direct.tensor.n_params
+
+
+def test_no_slab_is_kept() -> None:
+    x = low_rank((30, 8, 9), (3, 3, 3), 0.1)
+    slab = x[:10].copy()
+    state = tucker_stream(slab, rtol=0.15).update(x[10:])
+    watched = weakref.ref(slab)
+    del slab
+    gc.collect()
+    assert watched() is None
+    assert state.shape == (30, 8, 9)
 
 
 def test_states_do_not_change() -> None:

@@ -34,6 +34,9 @@ __all__ = ["Allowance", "Slab", "SlabbedArray", "as_slabbed", "prepare_slabs", "
 _SAFE_EXPONENT = {"float32": 56, "complex64": 56, "float64": 500, "complex128": 500}
 _ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "complex64": 8, "float64": 8, "complex128": 16}
 
+# Headers of arrays, tuples, generators: what Python holds beside the numbers.
+_OWN_OBJECTS = 3 << 14
+
 
 class Slab(NamedTuple):
     """A part of an array, and where it stands: one slice for each axis."""
@@ -47,7 +50,7 @@ class Allowance:
     """Bytes that may be allocated, and those of them that are held already."""
 
     limit: int
-    held: int = 0
+    held: int = _OWN_OBJECTS
 
     @property
     def left(self) -> int:
@@ -83,7 +86,6 @@ class SlabbedArray:
         self.exponent = exponent
         self.shape = tuple(int(n) for n in x.shape)
         self.dtype = compute_dtype(x)
-        self._copies = self.dtype != x.dtype or exponent != 0
         self.itemsize = _ITEMSIZE[dtype_name(x)] if self.dtype == x.dtype else _ITEMSIZE["float32"]
 
     @property
@@ -116,7 +118,8 @@ class SlabbedArray:
 
     def _steps(self, axes: Sequence[int], copies: float, allowance: Allowance, what: str) -> list[int]:
         """Return how many indices of each axis a part has."""
-        each = (copies + 2 * self._copies) * self.itemsize  # a part and its scaled copy
+        # A part and its scaled copy, counted even where none is made: so that a power of two changes no step.
+        each = (copies + 2) * self.itemsize
         steps = list(self.shape)
         allowance.require(math.ceil(total_size(self.shape) // total_size([self.shape[k] for k in axes]) * each), what)
         for axis in axes:

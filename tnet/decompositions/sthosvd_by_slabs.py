@@ -145,7 +145,7 @@ class _Rest:
         allowance.require(n_bytes, f"the array that is left, of shape {tuple(shape)},")
         allowance = allowance.holding(n_bytes)
         out = xp.zeros(tuple(shape), dtype=self._source.dtype, device=self._source.x.device)
-        axes = self._free_axes(None) or range(len(shape))
+        axes = [*self._free_axes(None), *self._pending]
         for slab in self._source.slabs(axes, 2, allowance, "the projection of a part of x"):
             # Along axes that are projected on, the parts add up; along the others each has its own place.
             place = tuple(slice(None) if k in self._pending else rows for k, rows in enumerate(slab.place))

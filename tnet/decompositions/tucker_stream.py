@@ -88,7 +88,8 @@ def tucker_stream(x: Array, *, rtol: float, mode: int = 0) -> TuckerStream:
     seconds = time.perf_counter() - started
     clean = tuple(int(n) for n in found.core.shape[1:])
     norm2 = prepared.squared_norm
-    return TuckerStream(found.core, found.factors, mode, rtol, prepared, norm2, lost2, clean, True, seconds)
+    origin = prepared._replace(array=None)  # no slab is kept
+    return TuckerStream(found.core, found.factors, mode, rtol, origin, norm2, lost2, clean, True, seconds)
 
 
 class _Expanded(NamedTuple):
@@ -112,19 +113,41 @@ class _Cut(NamedTuple):
 class TuckerStream:
     """The state of a streaming Tucker decomposition: the model so far and the account of its error.
 
-    Made by :func:`tucker_stream`; the growing mode comes first in ``core`` and ``factors``.
+    Made by :func:`tucker_stream`. Read ``shape``, ``rank`` and ``error``; call ``update`` and ``finish``.
+
+    Parameters
+    ----------
+    core : array, shape (r_mode, ...)
+        The growing mode comes first, here and in ``factors``.
+    factors : tuple of array
+        With orthonormal columns.
+    mode : int
+        Where the growing mode stands in the slabs.
+    rtol : float
+    origin : Prepared
+        The scale and dtype of the first slab, without its array.
+    squared_norm : float
+        Of all slabs so far, in that scale.
+    lost : float
+        Squared norm of what the model lacks, or an upper bound of it.
+    clean : tuple of int
+        The leading columns of each other factor in whose span nothing was lost.
+    is_exact : bool
+        Whether ``lost`` is no mere bound.
+    seconds : float
+        Spent so far.
     """
 
     core: Array
     factors: tuple[Array, ...]
     mode: int
     rtol: float
-    _first: Prepared
+    origin: Prepared
     squared_norm: float
-    _lost2: float
-    _clean: tuple[int, ...]
-    _exact: bool
-    _seconds: float
+    lost: float
+    clean: tuple[int, ...]
+    is_exact: bool
+    seconds: float
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -139,7 +162,7 @@ class TuckerStream:
     @property
     def error(self) -> float:
         """Relative Frobenius error so far, or an upper bound of it."""
-        return math.sqrt(self._lost2 / self.squared_norm) if self.squared_norm > 0 else 0.0
+        return math.sqrt(self.lost / self.squared_norm) if self.squared_norm > 0 else 0.0
 
     def update(self, slab: Array) -> TuckerStream:
         """Return the state after another slab; this one stays as it is.
@@ -163,7 +186,7 @@ class TuckerStream:
         norm2 = self.squared_norm + slab_norm2
         method = resolve_method("auto", self.rtol, S)
         allowed = self.rtol**2 * norm2
-        lost2 = self._lost2
+        lost2 = self.lost
         factors = [self.factors[0]]
         for k in range(1, S.ndim):
             share = max(allowed - lost2, 0.0) / (S.ndim - k + 1)
@@ -172,7 +195,7 @@ class TuckerStream:
             factors.append(U)
         Z = _stacked(self.core, S)
         # As long as nothing is lost, new directions are as good as old ones.
-        clean = tuple(int(n) for n in Z.shape[1:]) if self._lost2 == 0.0 else self._clean
+        clean = tuple(int(n) for n in Z.shape[1:]) if self.lost == 0.0 else self.clean
         cut = self._cut(Z, max(allowed - lost2, 0.0), clean, method)
         xp = array_namespace(Z)
         r = int(self.core.shape[0])
@@ -182,10 +205,10 @@ class TuckerStream:
             core=cut.core,
             factors=tuple(factors),
             squared_norm=norm2,
-            _lost2=lost2 + cut.lost,
-            _clean=clean,
-            _exact=self._exact and cut.is_exact,
-            _seconds=self._seconds + time.perf_counter() - started,
+            lost=lost2 + cut.lost,
+            clean=clean,
+            is_exact=self.is_exact and cut.is_exact,
+            seconds=self.seconds + time.perf_counter() - started,
         )
 
     def finish(self) -> Decomposition[TuckerTensor]:
@@ -198,17 +221,17 @@ class TuckerStream:
             a part.
         """
         xp = array_namespace(self.core)
-        core, *factors = rescaled([self.core, *self.factors], 0, self._first)
+        core, *factors = rescaled([self.core, *self.factors], 0, self.origin)
         tensor = TuckerTensor(xp.moveaxis(core, 0, self.mode), tuple(self._in_order(factors)))
-        kind = "exact" if self._exact else "bound"
-        return Decomposition(tensor, self.error, kind, Status.DIRECT, History(), self._seconds)
+        kind = "exact" if self.is_exact else "bound"
+        return Decomposition(tensor, self.error, kind, Status.DIRECT, History(), self.seconds)
 
     def _as_slab(self, slab: Array) -> tuple[Array, float]:
         """Return a slab with the growing mode first, in the scale of the state, and its squared norm."""
         prepared = _prepared(slab)
         array = prepared.array
-        if prepared.dtype != self._first.dtype:
-            raise BackendError(f"a slab of dtype {prepared.dtype} after slabs of {self._first.dtype}: convert it.")
+        if prepared.dtype != self.origin.dtype:
+            raise BackendError(f"a slab of dtype {prepared.dtype} after slabs of {self.origin.dtype}: convert it.")
         xp = array_namespace(self.core, array)
         expected = self.shape
         shape = tuple(int(n) for n in array.shape)
@@ -216,7 +239,7 @@ class TuckerStream:
             n != m for k, (n, m) in enumerate(zip(shape, expected, strict=True)) if k != self.mode
         ):
             raise ShapeError(f"a slab of shape {shape} for a stream of {expected}: only mode {self.mode} may differ.")
-        shift = prepared.exponent - self._first.exponent
+        shift = prepared.exponent - self.origin.exponent
         norm2 = math.ldexp(prepared.squared_norm, 2 * shift) if abs(shift) < 400 else math.inf
         if shift and not (0.0 < norm2 < float(xp.finfo(array.dtype).max)):
             raise InputError("a slab whose scale is out of range beside that of the first: scale all slabs alike.")
@@ -228,7 +251,7 @@ class TuckerStream:
         What the old rows lost before is orthogonal to the model in directions that are clean. In the others it may
         add up with what they lose now: that is measured, and the cut repeated within a safe bound if it is too much.
         """
-        before = math.sqrt(self._lost2)
+        before = math.sqrt(self.lost)
         dirty = tuple(Z.shape[1:]) != clean
         for tail in (math.sqrt(allowed), math.sqrt(before * before + allowed) - before):
             V = leading_factor(Z, 0, Truncation(tail=tail), method).U
