@@ -122,7 +122,7 @@ def test_tucker_at_every_limit_that_is_enough() -> None:
     x = low_rank((17, 16, 18), 14, 0.1)
     wanted = tnet.tucker(x, 14)
     passed = 0
-    for limit in range(60_000, 300_000, 5_000):
+    for limit in range(60_000, 300_000, 10_000):
         try:
             found, peak = peak_of(lambda limit=limit: tnet.tucker(x, 14, memory_limit=limit))
         except MemoryLimitError:
@@ -131,7 +131,7 @@ def test_tucker_at_every_limit_that_is_enough() -> None:
         passed += 1
         assert np.allclose(np.asarray(found.tensor), np.asarray(wanted.tensor), atol=1e-10)
         assert peak <= limit
-    assert passed > 20
+    assert passed > 10
 
 
 @pytest.mark.parametrize("power", [-1000, -30, 0, 900])
