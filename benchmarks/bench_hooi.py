@@ -77,7 +77,7 @@ def pytensorlab() -> Job:
 
 
 def floor() -> Job:
-    """ST-HOSVD's Gram matrix and projection, and two products as large as the tensor for each sweep."""
+    """The Gram matrix and projection of ST-HOSVD, and the 1.5 products as large as the tensor that a sweep takes."""
     x = noisy_tucker()
     matrix = x.reshape(x.shape[0], -1)
     U = np.ascontiguousarray(np.linalg.qr(matrix[:, : RANKS[0]])[0].T)
