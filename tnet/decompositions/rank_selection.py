@@ -95,7 +95,7 @@ def select_cp_rank(
     method: Method = "core_consistency",
     nonnegative: bool = False,
     n_runs: int | None = None,
-    stopping: Stopping = Stopping(max_iter=200, change=1e-6),  # noqa: B008 - frozen
+    stopping: Stopping = Stopping(),  # noqa: B008 - frozen
     rng: Any = None,
 ) -> RankSelection:
     r"""Choose the number of components of a CP model of ``x``.
