@@ -6,6 +6,7 @@ from tnet.algebra.canonical import canonicalise
 from tnet.algebra.operands import bounded_ranks
 from tnet.algebra.operators import matvec
 from tnet.algebra.products import hadamard, inner, norm
+from tnet.algebra.quantised import dequantise, quantise
 from tnet.algebra.randomized_rounding import round_hadamard, round_sum
 from tnet.algebra.rounding import round
 from tnet.algebra.sums import add, scale
@@ -15,12 +16,14 @@ __all__ = [
     "add",
     "bounded_ranks",
     "canonicalise",
+    "dequantise",
     "fold",
     "hadamard",
     "inner",
     "matvec",
     "mode_product",
     "norm",
+    "quantise",
     "round",
     "round_hadamard",
     "round_sum",
