@@ -215,3 +215,10 @@ def test_truncation_of_a_graph_keeps_gradients():
     ((U * s) @ Vh).square().sum().backward()
     assert torch.isfinite(Y.grad).all()
     assert adjoint(Y).requires_grad
+
+
+def test_singular_values_without_an_inverse_count_as_zero() -> None:
+    Y = np.diag(np.array([1.0, 1e-40], dtype=np.float32))  # 1e40 is beyond single precision
+    found = tsqr_truncated(Y, Truncation(rank=2))
+    assert np.all(np.isfinite(found.Vh))
+    assert np.allclose((found.U * found.s) @ found.Vh, Y)

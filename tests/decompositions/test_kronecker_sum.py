@@ -129,7 +129,7 @@ def test_a_singular_metric_is_handled(dtype: str) -> None:
     W = rng.normal(size=(8, 12)).astype(dtype)
     X = rng.normal(size=(3, 12)).astype(dtype)
     C = X.T @ X
-    fit = tnet.kronecker_sum(W, (2, 4), (4, 3), 3, weight=C, stopping=Stopping(max_iter=30, change=1e-5))
+    fit = tnet.kronecker_sum(W, (2, 4), (4, 3), 3, weight=C, stopping=Stopping(max_iter=100, change=1e-5))
     assert np.all(np.isfinite(np.asarray(fit.tensor)))
     true = weighted_norm(W - np.asarray(fit.tensor), None, C) / weighted_norm(W, None, C)
     assert fit.error == pytest.approx(true, rel=1e-2, abs=1e-3 if dtype == "float32" else 1e-6)
@@ -190,3 +190,44 @@ def test_bad_arguments_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=words):
         tnet.kronecker_sum(*arguments, **options)
+
+
+@pytest.mark.filterwarnings("ignore::tnet.errors.ConvergenceWarning")
+@pytest.mark.parametrize("method", [tnet.kronecker_sum, tnet.mpo])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_singular_weights_do_not_see_stays_near(method: Any, dtype: str) -> None:
+    # Unheld, the model grows by orders of magnitude there, and its roundoff drowns the error.
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rows, columns = ((int(n) for n in rng.integers(1, 6, size=2)) for _ in range(2))
+        rows, columns = tuple(rows), tuple(columns)
+        m, n = rows[0] * rows[1], columns[0] * columns[1]
+        W = rng.normal(size=(m, n)).astype(dtype)
+        F, C = (moment(size, seed, 1.0)[:, : max(1, size - 1)] for size in (m, n))
+        F, C = (F @ F.T).astype(dtype), (C @ C.T).astype(dtype)
+        for weights in ({"weight": C}, {"row_weight": F}, {"weight": C, "row_weight": F}):
+            fit = method(W, rows, columns, 1, **weights)
+            Y = np.asarray(fit.tensor).astype(float)
+            given = weights.get("row_weight"), weights.get("weight")
+            true = weighted_norm(W - Y, *given) / weighted_norm(W, *given)
+            assert fit.error == pytest.approx(true, rel=1e-2, abs=2e-2 if dtype == "float32" else 1e-4)
+            assert np.linalg.norm(Y) < 100 * np.linalg.norm(W)
+
+
+def test_well_conditioned_weights_are_fitted_as_they_are() -> None:
+    W, C = matrix(np.random.default_rng(0), 6, 12), moment(12, 1, 1.0)
+    fit = tnet.kronecker_sum(W, (2, 3), (4, 3), 2, weight=C)
+    assert fit.history.error[-1] == pytest.approx(fit.error, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_weights_beyond_the_range_of_the_matrix(scale: float) -> None:
+    W, C = matrix(np.random.default_rng(0), 6, 12).astype(np.float32), moment(12, 1, 1.0)
+    wanted = tnet.kronecker_sum(W, (2, 3), (4, 3), 2, weight=C)
+    found = tnet.kronecker_sum(W, (2, 3), (4, 3), 2, weight=scale * C)
+    assert found.error == pytest.approx(wanted.error, rel=1e-4)
+
+
+def test_a_complex_weight_of_a_real_matrix_is_refused() -> None:
+    with pytest.raises(InputError, match="complex"):
+        tnet.kronecker_sum(np.ones((6, 12)), (2, 3), (4, 3), 2, weight=np.eye(12) + 0j)

@@ -109,7 +109,7 @@ def test_a_singular_metric_is_handled(dtype: str) -> None:
     W = rng.normal(size=(8, 12)).astype(dtype)
     X = rng.normal(size=(3, 12)).astype(dtype)  # three samples for twelve inputs
     C = X.T @ X
-    fit = tnet.mpo(W, (2, 4), (4, 3), 3, weight=C, stopping=Stopping(max_iter=30, change=1e-5))
+    fit = tnet.mpo(W, (2, 4), (4, 3), 3, weight=C, stopping=Stopping(max_iter=100, change=1e-5))
     assert np.all(np.isfinite(np.asarray(fit.tensor)))
     true = weighted_norm(W - np.asarray(fit.tensor), None, C) / weighted_norm(W, None, C)
     assert fit.error == pytest.approx(true, rel=1e-2, abs=1e-3 if dtype == "float32" else 1e-6)

@@ -27,13 +27,17 @@ from tnet.results import Status
 shapes = st.lists(st.integers(1, 5), min_size=1, max_size=5).map(tuple)
 
 
-def planted(seed: int, shape: tuple[int, ...], ranks: tuple[int, ...], complex_: bool = False) -> np.ndarray:
+def planted_ring(seed: int, shape: tuple[int, ...], ranks: tuple[int, ...], complex_: bool = False) -> TensorRing:
     rng = np.random.default_rng(seed)
     cores = []
     for k, n in enumerate(shape):
         size = (ranks[k], n, ranks[(k + 1) % len(shape)])
         cores.append(rng.normal(size=size) + (1j * rng.normal(size=size) if complex_ else 0))
-    return np.asarray(TensorRing(tuple(cores)))
+    return TensorRing(tuple(cores))
+
+
+def planted(seed: int, shape: tuple[int, ...], ranks: tuple[int, ...], complex_: bool = False) -> np.ndarray:
+    return np.asarray(planted_ring(seed, shape, ranks, complex_))
 
 
 def distance(x: np.ndarray, result: Any) -> float:
@@ -265,3 +269,37 @@ def test_a_single_mode_and_a_single_entry() -> None:
     assert distance(x, wide) < 1e-14
     assert tnet.tr(np.full((1, 1, 1), 2.0), rtol=0.0).tensor.rank == (1, 1, 1)
     assert math.isclose(float(np.asarray(tnet.tr(np.full((1, 1), 2.0), 1).tensor)[0, 0]), 2.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_error_of_als_is_true_where_the_normal_equations_are_singular(dtype: str) -> None:
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        x = (rng.normal(size=(3, 3, 3, 2, 1)) * (rng.random((3, 3, 3, 2, 1)) < 0.25)).astype(dtype)
+        result = tnet.tr(x, 4, method="als", init="random", rng=seed, stopping=Stopping(max_iter=5, change=0))
+        wide = np.asarray(result.tensor.astype("float64"))
+        true = np.linalg.norm(x - wide) / np.linalg.norm(x.astype(float))
+        assert result.error == pytest.approx(true, rel=1e-3, abs=2e-5 if dtype == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_a_given_start_may_have_any_scale(scale: float) -> None:
+    x = planted(0, (3, 4, 5), (2, 2, 2))
+    start = planted_ring(1, (3, 4, 5), (2, 2, 2))
+    stopping = Stopping(max_iter=3, change=0)
+    for tensor in (x, x.astype(np.float32)):
+        wanted = tnet.tr(tensor, 2, method="als", init=start, stopping=stopping)
+        far = start.map_arrays(lambda core: scale * core)
+        found = tnet.tr(tensor, 2, method="als", init=far, stopping=stopping)
+        assert found.error == pytest.approx(wanted.error, rel=1e-4)
+
+
+def test_starts_of_other_kinds() -> None:
+    x = planted(0, (3, 4, 5), (2, 2, 2))
+    start = TensorRing(tuple(np.ones((2, n, 2)) for n in x.shape))
+    with pytest.raises(InputError, match="complex"):
+        tnet.tr(x, 2, method="als", init=start.astype("complex128"))
+    recording = start.map_arrays(lambda core: torch.from_numpy(core).requires_grad_())
+    stopping = Stopping(max_iter=2, change=0)
+    result = tnet.tr(torch.from_numpy(x), 2, method="als", init=recording, stopping=stopping)
+    assert not any(core.requires_grad for core in result.tensor.arrays)

@@ -428,7 +428,8 @@ def _projected(Y: Array, U: Array, s: Array, discarded: float) -> TruncatedSVD:
     xp = array_namespace(Y)
     U = astype(U, Y.dtype)
     s = astype(s, real_dtype(Y))
-    inverse = xp.where(s > 0, 1 / xp.where(s > 0, s, xp.ones_like(s)), xp.zeros_like(s))
+    held = s >= xp.finfo(s.dtype).smallest_normal  # the inverse of a smaller one overflows
+    inverse = xp.where(held, 1 / xp.where(held, s, xp.ones_like(s)), xp.zeros_like(s))
     Vh = (adjoint(U) @ Y) * astype(inverse, Y.dtype)[:, None]
     return TruncatedSVD(U, s, Vh, discarded)
 

@@ -11,10 +11,7 @@ from tnet.arrays import (
     adjoint,
     array_namespace,
     astype,
-    check_finite,
     from_numpy_like,
-    is_complex,
-    is_torch,
     mode_product,
     resolve_rng,
     standard_normal,
@@ -23,7 +20,7 @@ from tnet.arrays import (
     truncated_eigh,
 )
 from tnet.decompositions.cp_fit import normalised_columns
-from tnet.decompositions.preparation import Prepared
+from tnet.decompositions.preparation import Prepared, given_parts
 from tnet.decompositions.sthosvd import mode_gram
 from tnet.decompositions.truncated_basis import leading_basis
 from tnet.errors import InputError, ShapeError
@@ -78,21 +75,14 @@ def _given_start(prepared: Prepared, R: int, init: CPTensor) -> list[Array]:
         raise ShapeError(
             f"init has shape {init.shape} and rank {init.rank}; give one of shape {tuple(x.shape)} and rank {R}."
         )
-    array_namespace(x, *init.arrays)  # refuses another library or device
-    for k, part in enumerate(init.arrays):
-        check_finite(part, f"array {k} of init")
-    if any(is_complex(factor) for factor in init.factors) and not is_complex(x):
-        raise InputError("init is complex and x is real: give a real start, or a complex x.")
+    _, *factors = given_parts(prepared, init.arrays, [f"array {k} of init" for k in range(len(init.arrays))])
     # Weights do not matter: the first update solves for them, whatever the scale of the others.
-    return [_unit_columns(factor, x.dtype) for factor in init.factors]
+    return [_unit_columns(factor, x.dtype) for factor in factors]
 
 
 def _unit_columns(factor: Array, dtype: Any) -> Array:
     """Return the factor in ``dtype`` with columns of norm 1, whatever its own range; zero columns stay zero."""
     xp = array_namespace(factor)
-    factor = factor.detach() if is_torch(factor) else factor
-    if xp.isdtype(factor.dtype, "integral"):
-        factor = astype(factor, dtype)
     largest = xp.max(xp.abs(factor), axis=0)
     scale = xp.where(largest > 0, largest, xp.ones_like(largest))
     return normalised_columns(astype(factor / scale, dtype))

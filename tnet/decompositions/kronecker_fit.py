@@ -9,20 +9,68 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 from tnet.arrays import Array, adjoint, array_namespace, cholesky_solve_gram, mode_product, qr, squared_norm
 from tnet.decompositions.descent import descend
 from tnet.decompositions.kronecker_metric import digit_roots, roots_applied
-from tnet.decompositions.mpo_fit import Metric, WeightedFit, fit_weighted, interleaved, real_inner
+from tnet.decompositions.mpo_fit import (
+    Metric,
+    WeightedFit,
+    dense_operator,
+    fit_weighted,
+    interleaved,
+    real_inner,
+)
+from tnet.decompositions.operator_arguments import lifted_weight
 from tnet.decompositions.preparation import Prepared
 from tnet.decompositions.tt import train_of
 from tnet.options import Stopping
 
-__all__ = ["fit_kronecker"]
+__all__ = ["fit_kronecker", "fit_operator"]
 
 Digits = tuple[int, ...]
 
 _CG_PRODUCTS = 24  # products with the metric in a sweep of two cores by conjugate gradients
+
+
+def fit_operator(
+    W: Array,
+    rows: Digits,
+    columns: Digits,
+    ranks: tuple[int, ...],
+    row_weight: Array | None,
+    weight: Array | None,
+    stopping: Stopping,
+) -> WeightedFit:
+    """Fit an operator of any number of digits in the norm of one weight or two.
+
+    Parameters
+    ----------
+    W : array, shape (m, n)
+    rows, columns : tuple of int
+    ranks : tuple of int
+    row_weight : array, shape (m, m), or None
+    weight : array, shape (n, n), or None
+    stopping : Stopping
+
+    Notes
+    -----
+    Where a weight is singular, the fit is made, and its history told, in the norm of what
+    :func:`~tnet.decompositions.operator_arguments.lifted_weight` returns; the error is that in the norm of the
+    weights themselves.
+    """
+    F, C = lifted_weight(row_weight), lifted_weight(weight)
+    if len(rows) == 2:
+        fit = fit_kronecker(W, rows, columns, ranks[0], F, C, stopping)
+    else:
+        fit = fit_weighted(W, rows, columns, ranks, F, C, stopping)
+    metric = Metric(row_weight, weight)
+    reference = metric.squared_norm(W)
+    if (F is row_weight and C is weight) or reference == 0.0:
+        return fit
+    squared = metric.squared_norm(W - dense_operator(fit.cores, rows, columns))
+    return replace(fit, error=math.sqrt(squared / reference))
 
 
 def fit_kronecker(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from tnet.algebra import bounded_ranks
 from tnet.arrays import Array, array_namespace, as_array
 from tnet.decompositions.iteration import warn_unless_converged
-from tnet.decompositions.kronecker_fit import fit_kronecker
-from tnet.decompositions.mpo_fit import fit_weighted, interleaved
+from tnet.decompositions.kronecker_fit import fit_operator
+from tnet.decompositions.mpo_fit import interleaved
 from tnet.decompositions.operator_arguments import checked_digits, checked_weight
 from tnet.decompositions.preparation import prepare, rescaled
 from tnet.decompositions.residual import error_after_rounding
@@ -62,7 +62,8 @@ def mpo(
         ``error`` is :math:`\|F^{1/2}(W - W')C^{1/2}\|_F / \|F^{1/2} W C^{1/2}\|_F`, with the identity for a
         weight not given. ``error_kind`` is "exact" without weights and "gram" with them: what a singular
         weight annihilates leaves roundoff, so that errors below about 1e-7 (1e-3 in single precision) are
-        not resolved.
+        not resolved. A singular weight is fitted with a small multiple of the identity added, 1e-6 of its mean
+        eigenvalue (1e-3 in single precision), so that the model stays near W where the weight sees nothing.
 
     Raises
     ------
@@ -115,10 +116,7 @@ def mpo(
     if ranks is not None and weighted:
         F = checked_weight(row_weight, "row_weight", prepared, 0)
         C = checked_weight(weight, "weight", prepared, 1)
-        if len(rows) == 2:
-            fit = fit_kronecker(prepared.array, rows, columns, ranks[0], F, C, stopping)
-        else:
-            fit = fit_weighted(prepared.array, rows, columns, ranks, F, C, stopping)
+        fit = fit_operator(prepared.array, rows, columns, ranks, F, C, stopping)
         warn_unless_converged("mpo", fit.status, stopping.change)
         cores = rescaled(fit.cores, fit.center, prepared)
         tensor = MatrixProductOperator(_with_digits(cores, rows, columns))

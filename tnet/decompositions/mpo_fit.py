@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tnet.algebra.trains import left_orthogonal_step, right_orthogonal_step
@@ -18,7 +19,7 @@ from tnet.decompositions.tt import train_of
 from tnet.options import Stopping
 from tnet.results import History, Status
 
-__all__ = ["Metric", "WeightedFit", "fit_weighted", "interleaved"]
+__all__ = ["Metric", "WeightedFit", "dense_operator", "fit_weighted", "interleaved", "real_inner"]
 
 _MOST_CG_STEPS = 12
 _CG_REDUCTION = 1e-3
@@ -121,6 +122,11 @@ def interleaved(W: Array, rows: tuple[int, ...], columns: tuple[int, ...]) -> Ar
     digits = xp.reshape(W, (*rows, *columns))
     paired = xp.permute_dims(digits, tuple(axis for k in range(d) for axis in (k, d + k)))
     return xp.reshape(paired, tuple(m * n for m, n in zip(rows, columns, strict=True)))
+
+
+def dense_operator(cores: Sequence[Array], rows: tuple[int, ...], columns: tuple[int, ...]) -> Array:
+    """Return the matrix of cores ``(r, m_k n_k, s)``."""
+    return _Operator(list(cores), rows, columns, 0).dense(cores[0])
 
 
 def _plain_train(W: Array, rows: tuple[int, ...], columns: tuple[int, ...], ranks: tuple[int, ...]) -> list[Array]:

@@ -15,17 +15,23 @@ from tnet.arrays import (
     as_array,
     astype,
     check_finite,
+    dtype_name,
+    is_complex,
     is_torch,
     require_floating,
     scale_by_power_of_two,
+    to_compute,
     total_size,
 )
 from tnet.decompositions.preparation import Prepared
 from tnet.errors import InputError, ShapeError
 
-__all__ = ["checked_digits", "checked_weight"]
+__all__ = ["checked_digits", "checked_weight", "lifted_weight"]
 
 _SYMMETRY_TOLERANCE = 1e-3  # of a second moment summed in single precision
+# Times the mean eigenvalue: what a weight does not see, a fit makes as large as it likes, until the roundoff of that
+# drowns the rest. Lifted by this, the weight holds it near W instead.
+_LEAST_EIGENVALUE = {"float32": 1e-3, "complex64": 1e-3, "float64": 1e-6, "complex128": 1e-6}
 _SEMIDEFINITE_TOLERANCE = 1e-5  # of the trace: roundoff of such a sum may push small eigenvalues below 0
 
 
@@ -79,11 +85,14 @@ def checked_weight(weight: Any, name: str, prepared: Prepared, axis: int) -> Arr
         array = array.detach()
     xp = array_namespace(prepared.array, array)
     check_finite(array, name)
-    C = astype(array, prepared.array.dtype)
-    top = float(xp.max(xp.abs(C)))
+    if is_complex(array) and not is_complex(prepared.array):
+        raise InputError(f"{name} is complex and w is real: give a real weight, or a complex w.")
+    array = to_compute(array)
+    top = float(xp.max(xp.abs(array)))
     if top == 0.0:
-        return C
-    C = scale_by_power_of_two(C, -math.frexp(top)[1])
+        return astype(array, prepared.array.dtype)
+    # First into range, then into the dtype of w, which may have less of it.
+    C = astype(scale_by_power_of_two(array, -math.frexp(top)[1]), prepared.array.dtype)
     if float(xp.max(xp.abs(C - adjoint(C)))) > _SYMMETRY_TOLERANCE:
         raise InputError(f"{name} is not Hermitian: give a second moment such as X^H X / len(X).")
     C = (C + adjoint(C)) / 2
@@ -92,6 +101,17 @@ def checked_weight(weight: Any, name: str, prepared: Prepared, axis: int) -> Arr
     if not _is_positive_definite(shifted):
         raise InputError(f"{name} has negative eigenvalues: give a positive semidefinite matrix.")
     return C
+
+
+def lifted_weight(C: Array | None) -> Array | None:
+    """Return the weight itself, or with a multiple of the identity added where it is numerically singular."""
+    if C is None:
+        return None
+    xp = array_namespace(C)
+    n = int(C.shape[0])
+    trace = float(xp.sum(xp.abs(xp.linalg.diagonal(C))))
+    shift = (_LEAST_EIGENVALUE[dtype_name(C)] * trace / n) * xp.eye(n, dtype=C.dtype, device=C.device)
+    return C if trace == 0.0 or _is_positive_definite(C - shift) else C + shift
 
 
 def _is_positive_definite(C: Array) -> bool:

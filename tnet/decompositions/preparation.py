@@ -12,7 +12,9 @@ from tnet.arrays import (
     as_array,
     astype,
     balanced_scale,
+    check_finite,
     dtype_name,
+    is_complex,
     is_torch,
     require_floating,
     scale_by_power_of_two,
@@ -21,7 +23,7 @@ from tnet.arrays import (
 )
 from tnet.errors import InputError
 
-__all__ = ["Prepared", "in_c_order", "part_exponent_limit", "prepare", "rescaled"]
+__all__ = ["Prepared", "given_parts", "in_c_order", "part_exponent_limit", "prepare", "rescaled"]
 
 # |log2| of the entries that a part may hold: products of a few such parts stay in range.
 _PART_EXPONENT = {"float16": 10, "bfloat16": 100, "float32": 100, "complex64": 100}
@@ -86,6 +88,26 @@ def in_c_order(prepared: Prepared) -> Prepared:
     x = prepared.array
     xp = array_namespace(x)
     return prepared._replace(array=xp.reshape(xp.reshape(x, (-1,)), tuple(x.shape)))
+
+
+def given_parts(prepared: Prepared, parts: Sequence[Array], names: Sequence[str]) -> list[Array]:
+    """Check the parts of a start that was given; return them detached, and floating point where they were whole.
+
+    Raises
+    ------
+    BackendError
+        Another library or device than that of the input.
+    InputError
+        A non-finite entry; complex parts for a real input.
+    """
+    x = prepared.array
+    xp = array_namespace(x, *parts)
+    for part, name in zip(parts, names, strict=True):
+        check_finite(part, name)
+        if is_complex(part) and not is_complex(x):
+            raise InputError(f"{name} is complex and x is real: give a real start, or a complex x.")
+    detached = [part.detach() if is_torch(part) else part for part in parts]
+    return [astype(part, x.dtype) if xp.isdtype(part.dtype, "integral") else part for part in detached]
 
 
 def rescaled(parts: Sequence[Array], carrier: int, prepared: Prepared) -> list[Array]:

@@ -113,7 +113,8 @@ class _Sweeper:
         self._transfers = [self._transfer(core) for core in cores]
         self._after: list[Array] = []  # product of the transfer matrices after each core, as the sweep began
         self._before: Array = None  # product of those before the present core
-        self._inner: Array = None
+        # The inner product of tensor and model, the squared norm of this, and a bound of what cancels in it.
+        self._numbers: list[Array] = []
 
     def sweep(self) -> tuple[tuple[Array, ...], float, Literal["gram", "exact"]]:
         """Update every core once, from the first to the last; return them, the relative error and how it is known."""
@@ -128,8 +129,10 @@ class _Sweeper:
         cores = tuple(self._cores)
         if self._squared_norm == 0.0:
             return cores, 0.0, "exact"
-        error = math.sqrt(max(1.0 - float(self._inner) / self._squared_norm, 0.0))
-        if error >= self._floor:
+        total = self._squared_norm
+        inner, square, energy = (float(number) / total for number in self._numbers)
+        error = math.sqrt(max(1.0 - 2.0 * inner + square, 0.0))
+        if error >= self._floor * math.sqrt(max(1.0, energy)):
             return cores, error, "gram"
         return cores, exact_error(self._x, TensorRing(cores), self._squared_norm), "exact"
 
@@ -178,7 +181,9 @@ class _Sweeper:
         X = cholesky_solve_gram(H, M)
         core = xp.permute_dims(xp.reshape(X, (n, q, p)), (2, 0, 1))
         if k == d - 1:
-            self._inner = _inner(M, X)
+            # Singular normal equations are not solved exactly, and terms of a large core may cancel.
+            size, largest = xp.abs(X), xp.linalg.vector_norm(H)
+            self._numbers = [_inner(M, X), _inner(X @ H, X), xp.sum(size * size) * largest]
         elif p * n >= q:
             # What a QR factorisation takes off, the next core makes up for: it is solved for anew.
             core = xp.reshape(qr(xp.reshape(core, (p * n, q)))[0], (p, n, q))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tnet.algebra import bounded_ranks
-from tnet.arrays import Array, array_namespace, astype, check_finite, resolve_rng, standard_normal
+from tnet.arrays import Array, array_namespace, astype, resolve_rng, standard_normal
 from tnet.decompositions.iteration import Callback, warn_unless_converged
-from tnet.decompositions.preparation import Prepared, prepare, rescaled
+from tnet.decompositions.preparation import Prepared, given_parts, prepare, rescaled
 from tnet.decompositions.residual import error_after_rounding
 from tnet.decompositions.ring_als import alternating_ring
 from tnet.decompositions.ring_svd import ring_limits, ring_svd
@@ -158,10 +158,8 @@ def _start(prepared: Prepared, ranks: tuple[int, ...], init: object, rng: Any) -
             raise ShapeError(
                 f"init has shape {init.shape} and rank {init.rank}; give one of shape {shape} and rank {ranks}."
             )
-        array_namespace(x, *init.arrays)  # refuses another library or device
-        for k, core in enumerate(init.cores):
-            check_finite(core, f"cores[{k}] of init")
-        return [_of_norm_one(astype(core, x.dtype)) for core in init.cores], None
+        cores = given_parts(prepared, init.cores, [f"cores[{k}] of init" for k in range(d)])
+        return [astype(_of_norm_one(core), x.dtype) for core in cores], None
     if not isinstance(init, str) or init not in ("svd", "random"):
         raise InputError(f"init={init!r}: choose 'svd', 'random', or give a TensorRing.")
     generator, seed = resolve_rng(rng)
