@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+import types
 import warnings
 from typing import Any
 
@@ -188,3 +190,35 @@ def test_bad_arguments_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=words):
         tnet.mpo(*arguments, **options)
+
+
+def descents() -> list[Any]:
+    W, C, F = np.random.default_rng(0).normal(size=(8, 12)), moment(12, 0), moment(8, 1)
+    return [
+        lambda: tnet.mpo(W, (2, 2, 2), (2, 3, 2), 2, weight=C, stopping=Stopping(max_iter=50, change=0)),
+        lambda: tnet.kronecker_sum(W, (2, 4), (4, 3), 2, weight=C, stopping=Stopping(max_iter=50, change=0)),
+        lambda: tnet.btt(W, (2, 4), (4, 3), 1, weight=C, row_weight=F, stopping=Stopping(max_iter=50, change=0)),
+    ]
+
+
+@pytest.mark.parametrize("call", descents())
+def test_ctrl_c_keeps_the_best_sweep(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ticks = time.perf_counter, itertools.count()
+
+    def interrupted() -> float:
+        if next(ticks) == at:
+            raise KeyboardInterrupt
+        return clock()
+
+    at = -1
+    monkeypatch.setattr("tnet.decompositions.descent.time", types.SimpleNamespace(perf_counter=interrupted))
+    wanted = call().history.error
+    at, ticks = 3, itertools.count()
+    result = call()
+    assert result.status is Status.INTERRUPTED
+    assert result.history.error == wanted[:3]
+    assert len(result.history.seconds) == 3
+    assert result.error == pytest.approx(wanted[2], rel=1e-6)
+    at, ticks = 0, itertools.count()
+    with pytest.raises(KeyboardInterrupt):
+        call()

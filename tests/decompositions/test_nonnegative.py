@@ -203,3 +203,16 @@ NEGATIVE = CPTensor(np.ones(2), (np.ones((4, 2)), -np.ones((5, 2)), np.ones((6, 
 def test_bad_input_is_refused_by_name(x: Any, options: dict[str, Any], error: type[Exception], word: str) -> None:
     with pytest.raises(error, match=word):
         tnet.cp(x, 2, nonnegative=True, **options)
+
+
+def test_a_ridge_converges_although_the_error_rises() -> None:
+    x = np.random.default_rng(0).random((4, 5, 6))
+    best = tnet.cp(x, 3, nonnegative=True, rng=0, stopping=Stopping(3000, 1e-12)).tensor
+    result = tnet.cp(x, 3, init=best, nonnegative=True, ridge=0.1)
+    assert any(b > a for a, b in itertools.pairwise(result.history.error))
+
+    def objective(tensor: CPTensor) -> float:
+        return float(np.linalg.norm(x - tensor.to_dense()) ** 2 + 0.1 * np.sum(tensor.weights**2))
+
+    longer = tnet.cp(x, 3, init=result.tensor, nonnegative=True, ridge=0.1, stopping=Stopping(500, 0))
+    assert objective(result.tensor) < objective(longer.tensor) * (1 + 1e-6)

@@ -60,7 +60,7 @@ def btt(
         ``error`` is :math:`\|F^{1/2}(W - W')C^{1/2}\|_F / \|F^{1/2} W C^{1/2}\|_F`, with the identity for a
         weight not given. ``error_kind`` is "exact" without weights and "gram" with them: what a singular
         weight annihilates leaves roundoff, so that errors below about 1e-7 (1e-3 in single precision) are
-        not resolved.
+        not resolved. Ctrl-C after the first sweep returns the best sweep, with status ``INTERRUPTED``.
 
     Raises
     ------

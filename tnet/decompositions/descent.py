@@ -1,4 +1,4 @@
-"""Repeats a sweep that lowers an error until it settles; keeps the best state."""
+"""Repeats a sweep that lowers an error until it settles; keeps the best state, also on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -48,28 +48,38 @@ def descend(
     stopping : Stopping
     started : float
         Value of ``time.perf_counter`` that seconds are counted from.
+
+    Notes
+    -----
+    Ctrl-C after the first sweep ends the descent with status ``INTERRUPTED``; ``sweep`` must not change the state
+    that it is given.
     """
 
     def relative(squared: float) -> float:
         return math.sqrt(max(squared, 0.0) / reference) if reference > 0 else 0.0
 
-    best, least, state = start, squared_error, start
-    errors: list[float] = []
-    seconds: list[float] = []
-    status = Status.MAX_ITER
-    for _ in range(stopping.max_iter):
-        state, found = sweep(state)
-        before = least
-        if found <= least:
-            best, least = state, found
-        errors.append(relative(least))
-        seconds.append(time.perf_counter() - started)
-        # Roundoff can raise the error a little at a fixed point: the best so far stands.
-        settled = stopping.change > 0 and relative(before) - relative(least) < stopping.change
-        if found > before or least <= 0.0 or settled:
-            status = Status.CONVERGED
-            break
-        if stopping.max_seconds is not None and seconds[-1] >= stopping.max_seconds:
-            status = Status.MAX_SECONDS
-            break
-    return Descent(best, least, status, History(tuple(errors), tuple(seconds)))
+    state = start
+    done = Descent(start, squared_error, Status.INTERRUPTED, History())
+    try:
+        for n in range(1, stopping.max_iter + 1):
+            state, found = sweep(state)
+            before, rose = done.squared_error, found > done.squared_error
+            # Roundoff can raise the error a little at a fixed point: the best so far stands.
+            best, least = (done.state, before) if rose else (state, found)
+            seconds = time.perf_counter() - started
+            history = History((*done.history.error, relative(least)), (*done.history.seconds, seconds))
+            settled = stopping.change > 0 and relative(before) - relative(least) < stopping.change
+            status = Status.INTERRUPTED
+            if rose or least <= 0.0 or settled:
+                status = Status.CONVERGED
+            elif stopping.max_seconds is not None and seconds >= stopping.max_seconds:
+                status = Status.MAX_SECONDS
+            elif n == stopping.max_iter:
+                status = Status.MAX_ITER
+            done = Descent(best, least, status, history)  # in one assignment, so that Ctrl-C never tears it
+            if status is not Status.INTERRUPTED:
+                break
+    except KeyboardInterrupt:
+        if not done.history.error:
+            raise
+    return done

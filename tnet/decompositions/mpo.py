@@ -64,6 +64,7 @@ def mpo(
         weight annihilates leaves roundoff, so that errors below about 1e-7 (1e-3 in single precision) are
         not resolved. A singular weight is fitted with a small multiple of the identity added, 1e-6 of its mean
         eigenvalue (1e-3 in single precision), so that the model stays near W where the weight sees nothing.
+        Ctrl-C after the first sweep returns the best sweep, with status ``INTERRUPTED``.
 
     Raises
     ------

@@ -6,6 +6,7 @@ problem, solved by conjugate gradients from the core as it stands.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from tnet.algebra.trains import left_orthogonal_step, right_orthogonal_step
 from tnet.arrays import Array, adjoint, array_namespace, conj, is_complex, mode_product, squared_norm, total_size
+from tnet.decompositions.descent import descend
 from tnet.decompositions.kronecker_metric import DigitRoots, digit_roots, roots_applied
 from tnet.decompositions.preparation import Prepared
 from tnet.decompositions.tt import train_of
@@ -107,7 +109,7 @@ def fit_weighted(
     plain_start = _on_digits(_plain_train(W, rows, columns, ranks), rows, columns, row_roots, column_roots)
     start = min(
         (whitened_start, plain_start),
-        key=lambda cores: metric.squared_norm(whitened - _Operator(cores, rows, columns, 0).dense(cores[0])),
+        key=lambda cores: metric.squared_norm(whitened - dense_operator(cores, rows, columns)),
     )
     fit = _alternate(whitened, start, rows, columns, metric, stopping, started)
     back = [None if r is None else DigitRoots(r.inverses, r.roots) for r in (row_roots, column_roots)]
@@ -236,28 +238,18 @@ def _alternate(
     cores = list(start)
     for k in range(d - 1, 0, -1):
         right_orthogonal_step(cores, k)
-    best, center = tuple(cores), 0
-    least = metric.squared_norm(W - _Operator(cores, rows, columns, 0).dense(cores[0]))
-    errors: tuple[float, ...] = ()
-    seconds: tuple[float, ...] = ()
-    status = Status.MAX_ITER
-    for iteration in range(stopping.max_iter):
-        found, place = _sweep(cores, W, rows, columns, metric, rightwards=iteration % 2 == 0)
-        before = least
-        if found <= least:
-            least, best, center = found, tuple(cores), place
-        errors = (*errors, math.sqrt(least / reference) if reference > 0 else 0.0)
-        seconds = (*seconds, time.perf_counter() - started)
-        fall = (math.sqrt(before) - math.sqrt(least)) / math.sqrt(reference) if reference > 0 else 0.0
-        # Roundoff can raise the error a little at a fixed point: the best so far stands.
-        if found > before or least == 0.0 or (stopping.change > 0 and fall < stopping.change):
-            status = Status.CONVERGED
-            break
-        if stopping.max_seconds is not None and seconds[-1] >= stopping.max_seconds:
-            status = Status.MAX_SECONDS
-            break
-    error = math.sqrt(least / reference) if reference > 0 else 0.0
-    return WeightedFit(best, center, error, status, History(errors, seconds))
+    directions = itertools.cycle((True, False))
+
+    def sweep(state: tuple[tuple[Array, ...], int]) -> tuple[tuple[tuple[Array, ...], int], float]:
+        swept = list(state[0])
+        found, place = _sweep(swept, W, rows, columns, metric, rightwards=next(directions))
+        return (tuple(swept), place), found
+
+    least = metric.squared_norm(W - dense_operator(cores, rows, columns))
+    found = descend(sweep, (tuple(cores), 0), least, reference, stopping, started)
+    best, center = found.state
+    error = math.sqrt(found.squared_error / reference) if reference > 0 else 0.0
+    return WeightedFit(best, center, error, found.status, found.history)
 
 
 def _sweep(
