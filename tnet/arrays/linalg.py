@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tnet.arrays.checks import check_finite
+from tnet.arrays.checks import check_finite, scale_by_power_of_two
 from tnet.arrays.namespace import (
     Array,
     adjoint,
     array_namespace,
     astype,
+    device_kind,
     dtype_name,
     is_complex,
     is_torch,
+    library_name,
     real_dtype,
+    total_size,
 )
 from tnet.errors import InputError, ShapeError
 from tnet.options import Truncation
@@ -210,9 +214,22 @@ def gram_truncated(Y: Array, truncation: Truncation) -> TruncatedSVD:
 
 
 def qr(Y: Array) -> tuple[Array, Array]:
-    """Return the reduced factors ``Q`` (m, k) and ``R`` (k, n) of ``Y`` (m, n), ``k = min(m, n)``."""
-    Q, R = array_namespace(Y).linalg.qr(Y, mode="reduced")
-    return Q, R
+    """Return the reduced factors ``Q`` (m, k) and ``R`` (k, n) of ``Y`` (m, n), ``k = min(m, n)``.
+
+    Leading axes number the matrices of a stack.
+    """
+    exponent = _exponent_for_cuda(Y)
+    Q, R = array_namespace(Y).linalg.qr(scale_by_power_of_two(Y, -exponent), mode="reduced")
+    return Q, scale_by_power_of_two(R, exponent)
+
+
+def _exponent_for_cuda(Y: Array) -> int:
+    """Return the exponent to take out of a stack on a CUDA device: its QR there squares entries as they are."""
+    if Y.ndim < 3 or device_kind(Y) != "cuda" or total_size(Y.shape) == 0:
+        return 0
+    xp = array_namespace(Y)
+    largest = float(xp.max(xp.abs(Y)))
+    return math.frexp(largest)[1] if math.isfinite(largest) else 0
 
 
 def tsqr(Y: Array) -> Array:
@@ -396,9 +413,19 @@ def _cholesky_or_none(xp: Any, G: Array) -> Array | None:
         L, info = xp.linalg.cholesky_ex(G)
         return None if int(info) else L
     try:
-        return xp.linalg.cholesky(G)
+        with _raising_linalg_errors(G):
+            return xp.linalg.cholesky(G)
     except np.linalg.LinAlgError:
         return None
+
+
+def _raising_linalg_errors(G: Array) -> AbstractContextManager[Any]:
+    """Let CuPy raise where a factorisation breaks down; by default it returns what it has."""
+    if isinstance(G, np.ndarray) or library_name(G) != "cupy":
+        return nullcontext()
+    import cupyx  # pyright: ignore[reportMissingImports]
+
+    return cupyx.errstate(linalg="raise")
 
 
 def _solve_from_cholesky(L: Array, B: Array) -> Array:
