@@ -1,4 +1,4 @@
-"""CP of 100^3 at rank 10 with congruence 0.9: to 1.0001 of the least error at least 3 times faster than tensorly."""
+"""CP of 100^3 at rank 10, congruence 0.9, to 1.0001 of the least error: twice as fast as any peer, each at its best."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def tensorly(linesearch: bool, svd: bool) -> Callable[[], Job]:
     return job(solve)
 
 
-def pytensorlab() -> Callable[[], Job]:
+def pytensorlab(gevd: bool) -> Callable[[], Job]:
     def solve(x: np.ndarray, start: CPTensor, goal: float) -> CPTensor:
         ptl = import_pytensorlab()
         # Its objective is half the squared error; it stops where that falls below the tolerance.
@@ -91,7 +91,8 @@ def pytensorlab() -> Callable[[], Job]:
             tol_absfval=0.5 * goal**2 * float(np.linalg.norm(x)) ** 2,
             display=0,
         )
-        model, _ = ptl.cpd_nls(x, ptl.PolyadicTensor([factor.copy() for factor in start.factors]), options)
+        init = ptl.cpd_gevd(x, RANK) if gevd else ptl.PolyadicTensor([factor.copy() for factor in start.factors])
+        model, _ = ptl.cpd_nls(x, init, options)
         return CPTensor(np.ones(RANK), tuple(np.asarray(factor) for factor in model.factors))
 
     return job(solve)
@@ -109,7 +110,8 @@ if __name__ == "__main__":
             "tensorly": tensorly(False, False),
             "tensorly: line search": tensorly(True, False),
             "tensorly: line search, svd": tensorly(True, True),
-            "pytensorlab: nls": pytensorlab(),
+            "pytensorlab: nls": pytensorlab(gevd=False),
+            "pytensorlab: nls, gevd": pytensorlab(gevd=True),
         },
-        bar=3.0,
+        bar=2.0,
     )
