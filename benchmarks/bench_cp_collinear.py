@@ -1,4 +1,4 @@
-"""CP of 100^3 at rank 10, congruence 0.9, to 1.0001 of the least error: twice as fast as any peer, each at its best."""
+"""CP of 100^3 at rank 10, congruence 0.9, to 1.0001 of the least error: twice as fast as any peer at its best."""
 
 from __future__ import annotations
 
