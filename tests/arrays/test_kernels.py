@@ -64,5 +64,5 @@ def test_public_functions_use_the_registry(monkeypatch):
 
 
 def test_unknown_kernel():
-    with pytest.raises(KeyError, match="no kernel 'fly'; registered are .*hals, .*mttkrp, .*ttm_chain"):
+    with pytest.raises(KeyError, match=r"no kernel 'fly'; registered are .*hals, .*mttkrp, .*ttm_chain"):
         lookup("fly", np.ones(1))
