@@ -74,7 +74,7 @@ def test_the_objective_never_rises(seed: int, init: Any, ridge: float) -> None:
 
 def test_an_extrapolated_sweep_that_goes_too_far_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["tnet.decompositions.cp_als"]
-    monkeypatch.setattr(module._Momentum, "ahead", lambda self, new, old: [A[::-1] for A in new])  # nonsense
+    monkeypatch.setattr(module, "_ahead", lambda new, old, beta: [A[::-1] for A in new])  # nonsense
     x = np.random.default_rng(0).normal(size=(4, 3, 5))
     stopping = Stopping(max_iter=16, change=0)
     far = tnet.cp(x, 3, stopping=stopping)
@@ -211,6 +211,18 @@ def test_degenerate_components_are_told() -> None:
         warnings.simplefilter("error")
         held = tnet.cp(x, 2, init="random", rng=0, ridge=1e-2, stopping=Stopping(max_iter=1000, change=1e-6))
     assert max(held.tensor.weights) < max(result.tensor.weights)
+
+
+@pytest.mark.parametrize("decompose", [tnet.cp, lambda x, R, **options: tnet.batch.cp(x[None], R, **options)])
+def test_a_callback_that_ends_a_degenerate_fit_is_what_the_status_tells(decompose: Any) -> None:
+    a, b = np.eye(2)
+    x = sum(np.einsum("i,j,k->ijk", *term) for term in ((a, a, b), (a, b, a), (b, a, a)))
+    options = {"init": "random", "rng": 0, "stopping": Stopping(max_iter=200, change=0)}
+    with pytest.warns(ConvergenceWarning):
+        degenerate = decompose(x, 2, **options)
+    stopped = decompose(x, 2, callback=lambda info: info.iteration == 199, **options)
+    for result, status in ((degenerate, Status.DEGENERATE), (stopped, Status.CALLBACK)):
+        assert status in (result.status if isinstance(result.status, tuple) else (result.status,))
 
 
 def test_dependent_components_are_solved_by_the_pseudo_inverse() -> None:

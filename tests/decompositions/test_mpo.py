@@ -201,6 +201,21 @@ def descents() -> list[Any]:
     ]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        *descents(),
+        lambda: tnet.kronecker_sum(
+            np.eye(12), (3, 4), (3, 4), 9, weight=np.eye(12), stopping=Stopping(max_iter=50, change=0)
+        ),
+    ],
+)
+def test_change_0_never_stops_early(call: Any) -> None:
+    result = call()
+    assert result.error == 0.0 or len(result.history.error) == 50
+    assert all(b <= a for a, b in itertools.pairwise(result.history.error))
+
+
 @pytest.mark.parametrize("call", descents())
 def test_ctrl_c_keeps_the_best_sweep(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, ticks = time.perf_counter, itertools.count()

@@ -82,7 +82,7 @@ def test_extrapolation_needs_far_fewer_sweeps(monkeypatch: pytest.MonkeyPatch) -
     x += 1e-3 * np.linalg.norm(x) * rng.normal(size=x.shape) / x.size**0.5
     stopping = Stopping(max_iter=100, change=0)
     fast = tnet.cp(x, 5, nonnegative=True, init="random", rng=2, stopping=stopping)
-    monkeypatch.setattr("tnet.decompositions.nonnegative._MOMENTUM", 0.0)
+    monkeypatch.setattr("tnet.decompositions.momentum._FIRST", 0.0)
     plain = tnet.cp(x, 5, nonnegative=True, init="random", rng=2, stopping=stopping)
     reached = next(n for n, error in enumerate(fast.history.error) if error <= plain.error)
     assert reached < 50

@@ -80,7 +80,7 @@ def test_extrapolation_and_core_steps_fall_back(monkeypatch: pytest.MonkeyPatch)
     x = planted((10, 11, 12), (3, 3, 3), noise=0.05)
     stopping = Stopping(60, 0)
     fast = tnet.tucker(x, 3, nonnegative=True, rng=0, stopping=stopping)
-    monkeypatch.setattr("tnet.decompositions.nonnegative._MOMENTUM", 0.0)
+    monkeypatch.setattr("tnet.decompositions.momentum._FIRST", 0.0)
     plain = tnet.tucker(x, 3, nonnegative=True, rng=0, stopping=stopping)
     assert fast.error < plain.error
     assert all(b <= a + 1e-12 for a, b in itertools.pairwise(plain.history.error))

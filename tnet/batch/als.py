@@ -28,6 +28,7 @@ from tnet.batch.preparation import PreparedBatch, exact_errors, item_panels
 from tnet.batch.products import balanced_split, batched_khatri_rao
 from tnet.batch.result import BatchHistory
 from tnet.batch.tensors import CPBatch
+from tnet.decompositions.cp_fit import CANCELLING_COSINE, CANCELLING_NORM, ENDED_BY_ITSELF, STILL_GROWING
 from tnet.options import Stopping
 from tnet.results import Status
 
@@ -40,10 +41,6 @@ _GRAM_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64"
 _NEAR_THE_FLOOR = 10.0
 # Items that have converged stay in place, frozen, until they are this share of those worked on.
 _SHARE_TO_RETIRE = 0.25
-# The criteria of tnet.cp for components that cancel each other and grow.
-_CANCELLING_COSINE = -0.75
-_CANCELLING_NORM = 1.5
-_STILL_GROWING = 1.02
 
 
 class BatchFit(NamedTuple):
@@ -269,8 +266,9 @@ def _fit(state: _State, prepared: PreparedBatch, unfinished: Status) -> BatchFit
         residual = _residual_errors(prepared.array, weights, factors, prepared.squared_norms, late)
         errors[late], is_gram[late] = to_numpy(residual), False
     cancelling = _cancelling(weights, factors, state, prepared)
+    may_cancel = unfinished in ENDED_BY_ITSELF
     status = tuple(
-        Status.DEGENERATE if cancels else Status.CONVERGED if ended else unfinished
+        Status.DEGENERATE if cancels and (ended or may_cancel) else Status.CONVERGED if ended else unfinished
         for cancels, ended in zip(cancelling.tolist(), state.converged.tolist(), strict=True)
     )
     columns = tuple(xp.matrix_transpose(A) for A in factors)
@@ -279,7 +277,7 @@ def _fit(state: _State, prepared: PreparedBatch, unfinished: Status) -> BatchFit
 
 def _cancelling(weights: Array, factors: Sequence[Array], state: _State, prepared: PreparedBatch) -> np.ndarray:
     """Return the mask of items in which two components cancel each other and still grow."""
-    growing = (state.magnitude > _STILL_GROWING * state.older) & (len(state.history.seconds) > 2)
+    growing = (state.magnitude > STILL_GROWING * state.older) & (len(state.history.seconds) > 2)
     if not np.any(growing):
         return growing
     xp = array_namespace(weights)
@@ -287,9 +285,9 @@ def _cancelling(weights: Array, factors: Sequence[Array], state: _State, prepare
     for A in factors:
         G = A @ adjoint(A)
         cosines = G if cosines is None else cosines * G
-    opposite = _real(cosines) < _CANCELLING_COSINE
+    opposite = _real(cosines) < CANCELLING_COSINE
     norms = from_numpy_like(np.sqrt(prepared.squared_norms), weights)
-    large = weights > _CANCELLING_NORM * norms[:, None]
+    large = weights > CANCELLING_NORM * norms[:, None]
     both = opposite & large[:, :, None] & large[:, None, :]
     return growing & to_numpy(xp.any(xp.reshape(both, (both.shape[0], -1)), axis=1))
 

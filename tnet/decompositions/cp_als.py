@@ -11,6 +11,7 @@ from tnet.decompositions.cp_fit import CPFit, CPRun, normalised_columns
 from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error, penalised, real_part
 from tnet.decompositions.dimension_tree import mttkrp_cycle
 from tnet.decompositions.iteration import Callback
+from tnet.decompositions.momentum import Momentum
 from tnet.decompositions.preparation import Prepared
 from tnet.formats import CPTensor
 from tnet.options import Stopping
@@ -18,6 +19,7 @@ from tnet.results import Status
 
 __all__ = ["als_sweeps", "alternating_least_squares"]
 
+_CEILING_GROWTH = 1.02
 _PLAIN_SWEEPS = 10  # before extrapolation begins: easy problems are then done, and the first changes lead nowhere
 
 
@@ -55,7 +57,7 @@ def als_sweeps(run: CPRun, factors: list[Array], ridge: float, sweeps: int) -> S
     """
     solver = _Sweeper(run.prepared, ridge)
     solver.begin(factors)
-    momentum = _Momentum()
+    momentum = Momentum(ceiling_growth=_CEILING_GROWTH)
     last: _Swept | None = None
     extrapolated = False
     for n in range(1, sweeps + 1):
@@ -75,7 +77,8 @@ def als_sweeps(run: CPRun, factors: list[Array], ridge: float, sweeps: int) -> S
         # A plain sweep follows a failure, and decides whether slow progress is convergence.
         extrapolated = n >= _PLAIN_SWEEPS and not failed and not (extrapolated and slow)
         if extrapolated and last is not None:
-            solver.begin(momentum.ahead(swept.factors, last.factors))
+            solver.begin(_ahead(swept.factors, last.factors, momentum.beta))
+            momentum.grow()  # until it fails
         last = swept
     return Status.MAX_ITER
 
@@ -130,21 +133,6 @@ class _Sweeper:
         return _Swept(weights, tuple(factors), error, kind, penalised(error, paid, self._prepared))
 
 
-class _Momentum:
-    """How far to extrapolate: further after each success, less after a failure, with a bound that remembers it."""
-
-    def __init__(self) -> None:
-        self._beta = 0.5
-        self._bound = 1.0
-
-    def ahead(self, new: Sequence[Array], old: Sequence[Array]) -> list[Array]:
-        """Return extrapolated factors, with columns of norm 1, and try a little further next time."""
-        beta = self._beta
-        self._beta = min(self._bound, 1.05 * beta)
-        self._bound *= 1.02
-        return [normalised_columns(A + beta * (A - before)) for A, before in zip(new, old, strict=True)]
-
-    def shrink(self) -> None:
-        """Take back the last attempt, which went too far."""
-        self._bound = self._beta
-        self._beta /= 1.5
+def _ahead(new: Sequence[Array], old: Sequence[Array], beta: float) -> list[Array]:
+    """Return factors extrapolated along the last change, with columns of norm 1."""
+    return [normalised_columns(A + beta * (A - before)) for A, before in zip(new, old, strict=True)]

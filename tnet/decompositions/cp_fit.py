@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,21 +11,33 @@ import numpy as np
 
 from tnet.arrays import Array, array_namespace, astype, conj, to_numpy
 from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, real_part
-from tnet.decompositions.iteration import Callback, IterationInfo
+from tnet.decompositions.iteration import Callback, IterationInfo, why_ended
 from tnet.decompositions.preparation import Prepared, rescaled
 from tnet.decompositions.residual import error_after_rounding
 from tnet.formats import CPTensor
 from tnet.options import Stopping
 from tnet.results import Decomposition, History, Status
 
-__all__ = ["CPFit", "CPRun", "as_returned", "decomposition_from", "normalised_columns"]
+__all__ = [
+    "CANCELLING_COSINE",
+    "CANCELLING_NORM",
+    "ENDED_BY_ITSELF",
+    "STILL_GROWING",
+    "CPFit",
+    "CPRun",
+    "as_returned",
+    "decomposition_from",
+    "normalised_columns",
+]
 
 # Two components cancel when they point in nearly opposite directions, are larger than the tensor, and still
 # grow. Least squares crawls there: on the standard example of border rank 2 the cosine is -0.81 after 100
 # sweeps and -0.935 after 1000, so that a stricter bound would stay silent.
-_CANCELLING_COSINE = -0.75
-_CANCELLING_NORM = 1.5
-_STILL_GROWING = 1.02
+CANCELLING_COSINE = -0.75
+CANCELLING_NORM = 1.5
+STILL_GROWING = 1.02
+# Where the caller ended the fit, that is what the status says.
+ENDED_BY_ITSELF = (Status.CONVERGED, Status.MAX_ITER, Status.MAX_SECONDS)
 
 
 class CPFit(NamedTuple):
@@ -109,14 +122,8 @@ class CPRun:
             tensor = as_returned(weights, factors, self.prepared)
             if self._callback(IterationInfo(n, error, seconds, tensor)):
                 return Status.CALLBACK
-        change = self.stopping.change
-        settled = moved and change > 0 and before is not None and before - objective < change
-        if settled or error == 0.0:
-            return Status.CONVERGED
-        limit = self.stopping.max_seconds
-        if limit is not None and seconds >= limit:
-            return Status.MAX_SECONDS
-        return Status.MAX_ITER if n >= self.stopping.max_iter else None
+        fall = before - objective if moved and before is not None else math.inf
+        return why_ended(self.stopping, n, seconds, error, fall)
 
     def complete(self, iterate: Callable[[], Status]) -> CPFit:
         """Return what ``iterate()`` leaves here; Ctrl-C keeps the last complete sweep, if there is one."""
@@ -138,7 +145,9 @@ def decomposition_from(fit: CPFit, prepared: Prepared, started: float, seed: int
     error, kind = fit.errors[-1], fit.error_kind
     if prepared.is_half:
         error, kind = error_after_rounding(prepared, tensor), "exact"
-    status = Status.DEGENERATE if _is_degenerate(fit, prepared.squared_norm**0.5) else fit.status
+    status = fit.status
+    if status in ENDED_BY_ITSELF and _is_degenerate(fit, prepared.squared_norm**0.5):
+        status = Status.DEGENERATE
     history = History(fit.errors, fit.seconds)
     return Decomposition(tensor, error, kind, status, history, time.perf_counter() - started, seed)
 
@@ -164,9 +173,9 @@ def _is_degenerate(fit: CPFit, norm: float) -> bool:
     """Return whether two components cancel each other and have grown over the later half of the sweeps."""
     magnitudes = fit.magnitudes
     n = len(magnitudes)
-    if n < 3 or magnitudes[-1] <= _STILL_GROWING * magnitudes[n // 2]:
+    if n < 3 or magnitudes[-1] <= STILL_GROWING * magnitudes[n // 2]:
         return False
     xp = array_namespace(fit.weights)
     cosines = real_part(xp, hadamard([gram_of_columns(factor) for factor in fit.factors]))
-    large = to_numpy(real_part(xp, fit.weights)) > _CANCELLING_NORM * norm
-    return bool(np.any((to_numpy(cosines) < _CANCELLING_COSINE) & large[:, None] & large[None, :]))
+    large = to_numpy(real_part(xp, fit.weights)) > CANCELLING_NORM * norm
+    return bool(np.any((to_numpy(cosines) < CANCELLING_COSINE) & large[:, None] & large[None, :]))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tnet.decompositions.iteration import why_ended
 from tnet.options import Stopping
 from tnet.results import History, Status
 
@@ -63,21 +64,15 @@ def descend(
     try:
         for n in range(1, stopping.max_iter + 1):
             state, found = sweep(state)
-            before, rose = done.squared_error, found > done.squared_error
+            before = done.squared_error
             # Roundoff can raise the error a little at a fixed point: the best so far stands.
-            best, least = (done.state, before) if rose else (state, found)
+            best, least = (done.state, before) if found > before else (state, found)
             seconds = time.perf_counter() - started
             history = History((*done.history.error, relative(least)), (*done.history.seconds, seconds))
-            settled = stopping.change > 0 and relative(before) - relative(least) < stopping.change
-            status = Status.INTERRUPTED
-            if rose or least <= 0.0 or settled:
-                status = Status.CONVERGED
-            elif stopping.max_seconds is not None and seconds >= stopping.max_seconds:
-                status = Status.MAX_SECONDS
-            elif n == stopping.max_iter:
-                status = Status.MAX_ITER
-            done = Descent(best, least, status, history)  # in one assignment, so that Ctrl-C never tears it
-            if status is not Status.INTERRUPTED:
+            ended = why_ended(stopping, n, seconds, relative(least), relative(before) - relative(least))
+            # In one assignment, so that Ctrl-C never tears it.
+            done = Descent(best, least, ended or Status.INTERRUPTED, history)
+            if ended is not None:
                 break
     except KeyboardInterrupt:
         if not done.history.error:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from tnet.errors import ConvergenceWarning
+from tnet.options import Stopping
 from tnet.results import Status
 
-__all__ = ["Callback", "IterationInfo", "warn_unless_converged"]
+__all__ = ["Callback", "IterationInfo", "warn_unless_converged", "why_ended"]
 
 T = TypeVar("T")
 
@@ -48,6 +49,18 @@ class IterationInfo(Generic[T]):
 
 Callback: TypeAlias = Callable[[IterationInfo[T]], bool | None]
 """Receives the state after each sweep; stops the iteration by returning True."""
+
+
+def why_ended(stopping: Stopping, n: int, seconds: float, error: float, fall: float) -> Status | None:
+    """Return why an iteration ends after its n-th sweep, or None if it goes on.
+
+    ``fall`` is by how much the sweep lowered what the method lowers, as a relative error; infinite after the first.
+    """
+    if error == 0.0 or (stopping.change > 0 and fall < stopping.change):
+        return Status.CONVERGED
+    if stopping.max_seconds is not None and seconds >= stopping.max_seconds:
+        return Status.MAX_SECONDS
+    return Status.MAX_ITER if n >= stopping.max_iter else None
 
 
 def warn_unless_converged(name: str, status: Status, change: float) -> None:

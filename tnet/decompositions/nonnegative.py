@@ -24,6 +24,7 @@ from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, m
 from tnet.decompositions.cp_start import starting_factors
 from tnet.decompositions.dimension_tree import mttkrp_cycle
 from tnet.decompositions.iteration import Callback
+from tnet.decompositions.momentum import Momentum
 from tnet.decompositions.preparation import Prepared
 from tnet.errors import BackendError, InputError
 from tnet.formats import CPTensor
@@ -32,19 +33,16 @@ from tnet.results import Status
 
 __all__ = [
     "INNER_CHANGE",
-    "Momentum",
     "ahead",
     "largest_entry",
     "nonnegative_cp",
+    "nonnegative_momentum",
     "nonnegative_sweeps",
     "refuse_complex",
     "sensible_passes",
     "with_unit_columns",
 ]
 
-# First momentum, growth and fall of it and of its ceiling: the values of Ang, Cohen, Gillis and Hien (2021).
-_MOMENTUM = 0.5
-_GROWTH, _CEILING_GROWTH, _FALL = 1.05, 1.01, 1.5
 # Passes over the columns go on until one moves them by this times the first: extrapolation needs factors nearer to
 # their optima than plain sweeps do (0.1 takes up to twice the sweeps).
 INNER_CHANGE = 0.01
@@ -90,22 +88,9 @@ def refuse_complex(x: Array) -> None:
         )
 
 
-class Momentum:
-    """How far to extrapolate: further after each success, less after a failure, under a ceiling that remembers it."""
-
-    def __init__(self) -> None:
-        self.beta = _MOMENTUM
-        self._ceiling = 1.0
-
-    def grow(self) -> None:
-        """Go further next time."""
-        self._ceiling = min(1.0, _CEILING_GROWTH * self._ceiling)
-        self.beta = min(self._ceiling, _GROWTH * self.beta)
-
-    def shrink(self) -> None:
-        """Go less far next time."""
-        self._ceiling = self.beta
-        self.beta /= _FALL
+def nonnegative_momentum() -> Momentum:
+    """Return the momentum of nonnegative fits, at most 1."""
+    return Momentum(ceiling_growth=1.01, highest=1.0)
 
 
 def ahead(A: Array, before: Array, beta: float) -> Array:
@@ -158,7 +143,7 @@ def nonnegative_sweeps(run: CPRun, weights: Array, factors: list[Array], ridge: 
     Weights may have any common scale; factors are nonnegative with columns of norm 1.
     """
     hals_run = _Hals(run.prepared, weights, list(factors), ridge)
-    momentum = Momentum()
+    momentum = nonnegative_momentum()
     last: _Sweep | None = None
     while True:
         sweep = hals_run.sweep(momentum.beta)

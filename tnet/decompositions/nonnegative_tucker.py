@@ -23,12 +23,12 @@ from tnet.arrays import (
 )
 from tnet.decompositions.cp_normal_equations import gram_of_columns
 from tnet.decompositions.hooi import TuckerFit, contracted_cycle, tucker_as_returned
-from tnet.decompositions.iteration import Callback, IterationInfo
+from tnet.decompositions.iteration import Callback, IterationInfo, why_ended
 from tnet.decompositions.nonnegative import (
     INNER_CHANGE,
-    Momentum,
     ahead,
     largest_entry,
+    nonnegative_momentum,
     refuse_complex,
     sensible_passes,
     with_unit_columns,
@@ -127,11 +127,11 @@ class _Iteration:
 
     def run(self, stopping: Stopping, callback: Callback[TuckerTensor] | None, started: float) -> Status:
         """Sweep until a criterion of ``stopping`` holds; Ctrl-C keeps the last complete sweep."""
-        momentum = Momentum()
+        momentum = nonnegative_momentum()
         errors: tuple[float, ...] = ()
         seconds: tuple[float, ...] = ()
         try:
-            for _ in range(stopping.max_iter):
+            while True:
                 # The first sweep leads away from a start that means nothing.
                 sweep = self._sweep(momentum.beta if errors else 0.0)
                 if errors and sweep.error > errors[-1]:
@@ -147,15 +147,13 @@ class _Iteration:
                     tensor = tucker_as_returned(sweep.core, sweep.factors, self._prepared)
                     if callback(IterationInfo(len(errors), sweep.error, seconds[-1], tensor)):
                         return Status.CALLBACK
-                if sweep.error == 0.0 or (stopping.change > 0 and fall < stopping.change):
-                    return Status.CONVERGED
-                if stopping.max_seconds is not None and seconds[-1] >= stopping.max_seconds:
-                    return Status.MAX_SECONDS
+                status = why_ended(stopping, len(errors), seconds[-1], sweep.error, fall)
+                if status is not None:
+                    return status
         except KeyboardInterrupt:
             if not errors:
                 raise
             return Status.INTERRUPTED
-        return Status.MAX_ITER
 
     def _sweep(self, momentum: float) -> _Sweep:
         """Update every factor and the core; the model has the core as it was fitted to the extrapolated factors."""

@@ -17,7 +17,7 @@ from tnet.arrays import (
     qr,
     total_size,
 )
-from tnet.decompositions.iteration import Callback, IterationInfo
+from tnet.decompositions.iteration import Callback, IterationInfo, why_ended
 from tnet.decompositions.preparation import Prepared, rescaled
 from tnet.decompositions.residual import exact_error
 from tnet.decompositions.sthosvd import NORMS_FLOOR
@@ -75,8 +75,7 @@ def alternating_ring(
     try:
         for iteration in range(1, stopping.max_iter + 1):
             swept = sweeper.sweep()
-            rose = last is not None and swept[1] > last[1]
-            if last is None or not rose:
+            if last is None or swept[1] <= last[1]:
                 last = swept
             # Roundoff can raise the error a little at a fixed point: the best so far stands.
             errors, seconds = (*errors, last[1]), (*seconds, time.perf_counter() - started)
@@ -86,12 +85,10 @@ def alternating_ring(
                 if callback(IterationInfo(iteration, last[1], seconds[-1], tensor)):
                     status = Status.CALLBACK
                     break
-            settled = stopping.change > 0 and len(errors) > 1 and errors[-2] - errors[-1] < stopping.change
-            if settled or rose or last[1] == 0.0:
-                status = Status.CONVERGED
-                break
-            if stopping.max_seconds is not None and seconds[-1] >= stopping.max_seconds:
-                status = Status.MAX_SECONDS
+            fall = errors[-2] - errors[-1] if len(errors) > 1 else math.inf
+            ended = why_ended(stopping, iteration, seconds[-1], last[1], fall)
+            if ended is not None:
+                status = ended
                 break
     except KeyboardInterrupt:
         if state is None:
