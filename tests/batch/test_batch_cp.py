@@ -178,6 +178,8 @@ def test_many_panels_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("options", "error"),
     [
+        ({"ridge": True}, InputError),
+        ({"ridge": 1e300}, InputError),
         ({"init": "best"}, InputError),
         ({"init": CPTensor(np.ones(2), (np.ones((4, 2)),) * 3)}, InputError),
         ({"init": CPBatch(np.ones((3, 2)), (np.ones((3, 4, 2)),) * 3)}, ShapeError),
@@ -188,7 +190,19 @@ def test_many_panels_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"ridge": float("nan")}, InputError),
         ({"rng": -3}, InputError),
     ],
-    ids=["name", "no batch", "shape", "rank", "nan", "torch", "negative", "nan ridge", "rng"],
+    ids=[
+        "ridge True",
+        "ridge huge",
+        "name",
+        "no batch",
+        "shape",
+        "rank",
+        "nan",
+        "torch",
+        "negative",
+        "nan ridge",
+        "rng",
+    ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -198,3 +212,19 @@ def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception]
 def test_lists_of_ranks_are_refused() -> None:
     with pytest.raises(RankError):
         tnet.batch.cp(batch_of(3, (4, 5, 6)), [2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_the_scale_of_a_given_start_plays_no_part(scale: float) -> None:
+    x = exact(3)
+    factors = tuple(np.random.default_rng(1).normal(size=(3, n, 2)) for n in x.shape[1:])
+    few = Stopping(max_iter=4, change=0)
+    wanted = tnet.batch.cp(x, 2, init=CPBatch(np.ones((3, 2)), factors), stopping=few).errors
+    scaled = CPBatch(np.ones((3, 2)), tuple(scale * factor for factor in factors))
+    assert np.allclose(tnet.batch.cp(x, 2, init=scaled, stopping=few).errors, wanted, rtol=1e-9)
+
+
+def test_a_complex_start_of_real_tensors_is_refused() -> None:
+    start = CPBatch(np.ones((3, 2), complex), tuple(np.ones((3, n, 2), complex) for n in (5, 6, 7)))
+    with pytest.raises(InputError, match="complex and x is real"):
+        tnet.batch.cp(exact(3), 2, init=start)

@@ -15,8 +15,8 @@ from tnet.arrays import (
     dtype_name,
     gram,
     gram_factor,
-    is_complex,
     qr,
+    real_part,
     scale_by_power_of_two,
     squared_norm,
     truncated_eigh,
@@ -146,7 +146,7 @@ def _cut(M: Array, L: Array, rank: int | None, allowed: float) -> _Cut:
     B = M @ L
     m, s = B.shape
     G = gram(adjoint(B) if m > s else B)
-    total = float(xp.real(xp.linalg.trace(G)) if is_complex(G) else xp.linalg.trace(G))
+    total = float(real_part(xp.linalg.trace(G)))
     noise = _EPS * min(m, s)
     tail = math.sqrt(max(allowed - noise, 0.0) * max(total, 0.0))
     U, values, discarded = truncated_eigh(G, Truncation(tail=tail) if rank is None else Truncation(rank=rank))

@@ -21,8 +21,8 @@ from tnet.arrays import (
     compute_dtype,
     conj,
     einsum,
-    is_complex,
     qr,
+    real_part,
     require_floating,
     scale_by_power_of_two,
     ttm_chain,
@@ -274,7 +274,7 @@ def _gram_norm(t: CPTensor | TensorRing) -> Array:
         squared = xp.sum(_cp_gram(unit, unit))
     else:
         squared = _ring_inner(tuple(parts), tuple(parts))
-    squared = xp.real(squared) if is_complex(squared) else squared
+    squared = real_part(squared)
     root = xp.sqrt(xp.where(squared > 0, squared, xp.zeros_like(squared)))
     return scale_by_power_of_two(root, exponent)
 

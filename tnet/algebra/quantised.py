@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tnet.algebra.canonical import canonicalise
+from tnet.algebra.error_budget import ErrorBudget
 from tnet.algebra.operands import unsupported
-from tnet.algebra.train_rounding import RoundingBudget
 from tnet.arrays import (
     Array,
     array_namespace,
@@ -23,8 +23,9 @@ from tnet.arrays import (
     svd_truncated,
     total_size,
 )
-from tnet.errors import InputError, ShapeError
+from tnet.errors import ShapeError
 from tnet.formats import MatrixProductOperator, TensorTrain
+from tnet.options import check_rank_or_rtol
 
 __all__ = ["dequantise", "quantise"]
 
@@ -85,8 +86,8 @@ def quantise(t: T, digits: Sequence[Sequence[Any]] | None = None, *, rtol: float
     """
     if not isinstance(t, (TensorTrain, MatrixProductOperator)):
         raise unsupported("quantise", [t], "give a TensorTrain or a MatrixProductOperator.")
-    if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 <= rtol < 1):
-        raise InputError(f"rtol={rtol!r}: give a relative Frobenius error in [0, 1), or None.")
+    if rtol is not None:
+        check_rank_or_rtol(None, rtol)
     sizes = [tuple(int(n) for n in core.shape[1:-1]) for core in t.cores]
     split = _checked_digits(sizes, digits)
     dtype, wide = t.dtype, compute_dtype(*t.arrays)
@@ -95,8 +96,7 @@ def quantise(t: T, digits: Sequence[Sequence[Any]] | None = None, *, rtol: float
     if rtol is None:
         rtol = _LOSSLESS * float(xp.finfo(real_dtype(work.cores[0])).eps)
     pieces = [_digits_apart(core, parts) for core, parts in zip(work.cores, split, strict=True)]
-    cores = [core for core in _split_all(pieces, split, rtol)]
-    return type(t)(tuple(astype(core, dtype) for core in cores))
+    return type(t)(tuple(astype(core, dtype) for core in _split_all(pieces, split, rtol)))
 
 
 def dequantise(t: T, groups: Sequence[int]) -> T:
@@ -148,8 +148,7 @@ def _split_all(pieces: list[Array], split: list[list[tuple[int, ...]]], rtol: fl
     """Split cores (r, size, s) into their digits from left to right, all to the right of them being orthogonal."""
     xp = array_namespace(*pieces)
     pieces[0], exponent, norm2 = balanced_scale(pieces[0], "t")
-    n_steps = sum(len(parts) - 1 for parts in split)
-    budget, step = RoundingBudget(None, rtol, norm2), 0
+    budget = ErrorBudget(None, rtol, norm2, sum(len(parts) - 1 for parts in split))
     out: list[Array] = []
     carried = None
     for piece, parts in zip(pieces, split, strict=True):
@@ -157,9 +156,8 @@ def _split_all(pieces: list[Array], split: list[list[tuple[int, ...]]], rtol: fl
         rest = piece if carried is None else xp.reshape(carried @ xp.reshape(piece, (r, n * s)), (-1, n, s))
         for digit in parts[:-1]:
             rank, size = int(rest.shape[0]), total_size(digit)
-            found = svd_truncated(xp.reshape(rest, (rank * size, -1)), budget.step(step, n_steps))
+            found = svd_truncated(xp.reshape(rest, (rank * size, -1)), budget.truncation(0))
             budget.spend(found.discarded)
-            step += 1
             out.append(xp.reshape(found.U, (rank, *digit, found.U.shape[1])))
             weighted = found.Vh * astype(found.s, found.Vh.dtype)[:, None]
             rest = xp.reshape(weighted, (found.U.shape[1], -1, s))

@@ -13,10 +13,11 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from tnet.algebra.gram_rounding import in_range
-from tnet.algebra.operands import bounded_ranks, check_same_shape, unsupported
+from tnet.algebra.operands import check_same_shape, unsupported
 from tnet.algebra.products import check_same_split, hadamard, norm
+from tnet.algebra.ranks import bond_limits, bounded_ranks
 from tnet.algebra.sums import add, scale
-from tnet.algebra.train_rounding import bond_limits, rounded_cores
+from tnet.algebra.train_rounding import rounded_cores
 from tnet.algebra.trains import three_axis_cores, with_cores
 from tnet.arrays import (
     Array,
@@ -314,7 +315,7 @@ def _finished(task: _Task, projected: _Projected, cores: Sequence[Array]) -> Any
 
 def _bond_bounds(task: _Task) -> tuple[list[int], list[int]]:
     """Return the largest possible rank of each bond, by its cut and by the parts as well."""
-    limits = bond_limits(three_axis_cores(task.like))
+    limits = bond_limits(task.modes)
     return limits, [min(limit, sum(part.bonds[k] for part in task.parts)) for k, limit in enumerate(limits)]
 
 

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
-from tnet.algebra.operands import bounded_ranks, unsupported
+from tnet.algebra.error_budget import ErrorBudget
+from tnet.algebra.operands import unsupported
 from tnet.algebra.randomized_rounding import rounded_randomly
+from tnet.algebra.ranks import bond_limits, bounded_ranks, mode_limits, node_limits
 from tnet.algebra.thin_factors import Thin, thin_factors, with_thin_factors
-from tnet.algebra.train_rounding import RoundingBudget, bond_limits, rounded_cores
+from tnet.algebra.train_rounding import rounded_cores
 from tnet.algebra.trains import three_axis_cores, with_cores
 from tnet.algebra.trees import orthogonalised
 from tnet.algebra.unfolding import unfold
@@ -26,7 +28,6 @@ from tnet.arrays import (
     squared_norm,
     svd_truncated,
     to_numpy,
-    total_size,
     ttm_chain,
 )
 from tnet.errors import InputError
@@ -159,21 +160,19 @@ def _round_train(
     t: TensorTrain | MatrixProductOperator, rank: int | Sequence[int] | None, rtol: float | None, method: str
 ) -> TensorTrain | MatrixProductOperator:
     cores = three_axis_cores(t)
-    ranks = None if rank is None else bounded_ranks(rank, bond_limits(cores), "bond")
+    ranks = None if rank is None else bounded_ranks(rank, bond_limits([int(core.shape[1]) for core in cores]), "bond")
     return with_cores(t, rounded_cores(cores, ranks, rtol, method))
 
 
 def _round_tucker(t: TuckerTensor, rank: int | Sequence[int] | None, rtol: float | None) -> TuckerTensor:
-    shape = t.shape
-    limits = [min(shape[k], total_size(shape[:k]) * total_size(shape[k + 1 :])) for k in range(t.ndim)]
-    ranks = None if rank is None else bounded_ranks(rank, limits, "mode")
+    ranks = None if rank is None else bounded_ranks(rank, mode_limits(t.shape), "mode")
     pairs = [qr(factor) for factor in t.factors]
     core = ttm_chain(t.core, [R for _, R in pairs], range(t.ndim))
     core, exponent, norm2 = balanced_scale(core, "t")
-    budget = RoundingBudget(ranks, rtol, norm2)
+    budget = ErrorBudget(ranks, rtol, norm2, t.ndim)
     factors: list[Array] = []
     for k in range(t.ndim):
-        U, _, _, discarded = svd_truncated(unfold(core, k), budget.step(k, t.ndim))
+        U, _, _, discarded = svd_truncated(unfold(core, k), budget.truncation(k))
         budget.spend(discarded)
         core = ttm_chain(core, [adjoint(U)], [k])
         factors.append(pairs[k][0] @ U)
@@ -183,9 +182,7 @@ def _round_tucker(t: TuckerTensor, rank: int | Sequence[int] | None, rtol: float
 def _round_tree(t: HierarchicalTucker, rank: int | Sequence[int] | None, rtol: float | None) -> HierarchicalTucker:
     """Cut every node at the singular values of its own unfolding, from the root to the leaves."""
     nodes = tree_nodes(t.tree)
-    sizes = [total_size([t.shape[k] for k in node.modes]) for node in nodes]
-    limits = [min(size, sizes[0] // size) if size else 0 for size in sizes[1:]]
-    ranks = None if rank is None else bounded_ranks(rank, limits, "node")
+    ranks = None if rank is None else bounded_ranks(rank, node_limits(t.shape, t.tree), "node")
     t = orthogonalised(t)
     factors, transfers = list(t.factors), list(t.transfers)
     transfers[0], exponent, norm2 = balanced_scale(transfers[0], "t")
@@ -195,7 +192,7 @@ def _round_tree(t: HierarchicalTucker, rank: int | Sequence[int] | None, rtol: f
     if ranks is not None:
         least = min((ranks[child - 1] for child in twins), default=0)
         ranks = tuple(least if child in twins else ranks[child - 1] for child in order)
-    cuts = _cuts(transfers, nodes, order, RoundingBudget(ranks, rtol, norm2))
+    cuts = _cuts(transfers, nodes, order, ErrorBudget(ranks, rtol, norm2, len(order)))
     for j, node in enumerate(nodes):
         if not node.children:
             factors[node.modes[0]] = factors[node.modes[0]] @ cuts[j]
@@ -210,7 +207,7 @@ def _round_tree(t: HierarchicalTucker, rank: int | Sequence[int] | None, rtol: f
 
 
 def _cuts(
-    transfers: Sequence[Array], nodes: Sequence[TreeNode], order: Sequence[int], budget: RoundingBudget
+    transfers: Sequence[Array], nodes: Sequence[TreeNode], order: Sequence[int], budget: ErrorBudget
 ) -> list[Array]:
     """Return the leading singular vectors of each node's unfolding, in its orthonormal basis.
 
@@ -229,7 +226,7 @@ def _cuts(
             roots[child] = adjoint(_row_scaled(adjoint(U), values))
             if child in order:
                 squares = to_numpy(values * values).tolist()
-                kept = budget.step(order.index(child), len(order)).keep(squares)
+                kept = budget.truncation(order.index(child)).keep(squares)
                 budget.spend(math.fsum(squares[kept:]))
             else:
                 kept = cuts[node.children[0]].shape[1]
@@ -248,7 +245,7 @@ def _round_thin(t: Thin, rank: int | Sequence[int] | None, rtol: float | None) -
     U, values, Vh = xp.linalg.svd(middle, full_matrices=False)
     # All blocks of a block tensor train have one rank: what a rank discards is counted over all of them.
     squares = xp.sum(xp.reshape(values * values, (-1, values.shape[-1])), axis=0)
-    kept = RoundingBudget(ranks, rtol, norm2).step(0, 1).keep(to_numpy(squares).tolist())
+    kept = ErrorBudget(ranks, rtol, norm2, 1).truncation(0).keep(to_numpy(squares).tolist())
     scaled = U[..., :kept] * astype(values[..., None, :kept], U.dtype)
     tall = scale_by_power_of_two(left @ scaled, exponent)
     return with_thin_factors(t, tall, Vh[..., :kept, :] @ adjoint(right))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+from tnet.algebra.error_budget import ErrorBudget
 from tnet.algebra.gram_rounding import resolved_by_gram, rounded_by_gram
 from tnet.algebra.trains import right_orthogonal_step
 from tnet.arrays import (
@@ -14,35 +14,9 @@ from tnet.arrays import (
     balanced_scale,
     scale_by_power_of_two,
     svd_truncated,
-    total_size,
 )
-from tnet.options import Truncation
 
-__all__ = ["RoundingBudget", "bond_limits", "rounded_cores"]
-
-
-class RoundingBudget:
-    """Hands out the truncation of each step, and keeps account of the error spent."""
-
-    def __init__(self, ranks: tuple[int, ...] | None, rtol: float | None, norm2: float) -> None:
-        self._ranks = ranks
-        self._left = 0.0 if rtol is None else rtol * rtol * norm2
-
-    def step(self, k: int, n_steps: int) -> Truncation:
-        """Return the truncation of step ``k`` of ``n_steps``: an equal share of what is left."""
-        if self._ranks is not None:
-            return Truncation(rank=self._ranks[k])
-        return Truncation(tail=math.sqrt(max(self._left, 0.0) / (n_steps - k)))
-
-    def spend(self, discarded: float) -> None:
-        """Take a squared error off the account."""
-        self._left -= discarded
-
-
-def bond_limits(cores: Sequence[Array]) -> list[int]:
-    """Return the largest rank that each bond can have: the shorter side of its cut."""
-    modes = [int(core.shape[1]) for core in cores]
-    return [min(total_size(modes[:k]), total_size(modes[k:])) for k in range(1, len(modes))]
+__all__ = ["rounded_cores"]
 
 
 def rounded_cores(
@@ -63,11 +37,11 @@ def _rounded_by_qr(cores: list[Array], ranks: tuple[int, ...] | None, rtol: floa
     # All cores but the first are orthogonal now: its norm is that of the tensor, and a scale
     # taken out of it keeps the squares in range.
     cores[0], exponent, norm2 = balanced_scale(cores[0], "t")
-    budget = RoundingBudget(ranks, rtol, norm2)
+    budget = ErrorBudget(ranks, rtol, norm2, n_bonds)
     xp = array_namespace(*cores)
     for k in range(n_bonds):
         r, n, s = cores[k].shape
-        U, values, Vh, discarded = svd_truncated(xp.reshape(cores[k], (r * n, s)), budget.step(k, n_bonds))
+        U, values, Vh, discarded = svd_truncated(xp.reshape(cores[k], (r * n, s)), budget.truncation(k))
         budget.spend(discarded)
         cores[k] = xp.reshape(U, (r, n, U.shape[1]))
         _, m, q = cores[k + 1].shape

@@ -7,7 +7,14 @@ linear algebra, random numbers and the registry of hot kernels.
 
 from __future__ import annotations
 
-from tnet.arrays.checks import Scaled, balanced_scale, check_finite, scale_by_power_of_two, squared_norm
+from tnet.arrays.checks import (
+    Scaled,
+    balanced_scale,
+    check_finite,
+    safe_exponent,
+    scale_by_power_of_two,
+    squared_norm,
+)
 from tnet.arrays.einsum import contract_pair, einsum, reduce_single
 from tnet.arrays.hals import hals
 from tnet.arrays.kernels import mode_product, mttkrp, ttm_chain
@@ -18,6 +25,7 @@ from tnet.arrays.linalg import (
     gram,
     gram_factor,
     gram_truncated,
+    is_positive_definite,
     khatri_rao,
     qr,
     solve_triangular,
@@ -42,8 +50,10 @@ from tnet.arrays.namespace import (
     from_numpy_like,
     is_complex,
     is_torch,
+    itemsize,
     library_name,
     real_dtype,
+    real_part,
     require_floating,
     resolve_dtype,
     to_compute,
@@ -82,7 +92,9 @@ __all__ = [
     "gram_truncated",
     "hals",
     "is_complex",
+    "is_positive_definite",
     "is_torch",
+    "itemsize",
     "khatri_rao",
     "library_name",
     "lookup",
@@ -90,12 +102,14 @@ __all__ = [
     "mttkrp",
     "qr",
     "real_dtype",
+    "real_part",
     "reduce_single",
     "register",
     "register_torch_pytree",
     "require_floating",
     "resolve_dtype",
     "resolve_rng",
+    "safe_exponent",
     "scale_by_power_of_two",
     "solve_triangular",
     "squared_norm",

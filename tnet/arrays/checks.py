@@ -25,7 +25,7 @@ from tnet.arrays.namespace import (
 )
 from tnet.errors import InputError
 
-__all__ = ["Scaled", "balanced_scale", "check_finite", "scale_by_power_of_two", "squared_norm"]
+__all__ = ["Scaled", "balanced_scale", "check_finite", "safe_exponent", "scale_by_power_of_two", "squared_norm"]
 
 # Elements of a panel, and of one that is widened to float64 and should stay in a core's cache.
 _PANEL = 1 << 20
@@ -34,6 +34,7 @@ _CACHE_PANEL = 1 << 16
 # |log2| of the squared norms for which squares, and squares of the smallest singular value that a
 # dtype resolves, stay far from over- and underflow (float32 ends at 2^+-126, float64 at 2^+-1022).
 _SAFE_EXPONENT = {"float32": 56, "complex64": 56, "float64": 500, "complex128": 500}
+_SAFE_HALF_EXPONENT = 56  # computed in single precision
 
 
 class Scaled(NamedTuple):
@@ -134,7 +135,7 @@ def balanced_scale(x: Array, name: str = "x", first_pass: Callable[[Array], floa
     norm2 = measure(x)
     if not math.isfinite(norm2):
         check_finite(x, name)
-    safe = _SAFE_EXPONENT.get(dtype_name(x), 56)
+    safe = safe_exponent(x)
     if 2.0**-safe < norm2 < 2.0**safe:
         return Scaled(x, 0, norm2)
     xp = array_namespace(x)
@@ -145,6 +146,11 @@ def balanced_scale(x: Array, name: str = "x", first_pass: Callable[[Array], floa
     exponent = math.frexp(largest)[1] if math.isfinite(largest) else 1024
     scaled = scale_by_power_of_two(x, -exponent)
     return Scaled(scaled, exponent, measure(scaled))
+
+
+def safe_exponent(x: Array) -> int:
+    """Return the largest ``|log2|`` of a squared norm with which an array of this dtype need not be scaled."""
+    return _SAFE_EXPONENT.get(dtype_name(x), _SAFE_HALF_EXPONENT)
 
 
 def scale_by_power_of_two(x: Array, exponent: int) -> Array:

@@ -21,6 +21,7 @@ from tnet.arrays.namespace import (
     is_torch,
     library_name,
     real_dtype,
+    real_part,
     total_size,
 )
 from tnet.errors import InputError, ShapeError
@@ -33,6 +34,7 @@ __all__ = [
     "gram",
     "gram_factor",
     "gram_truncated",
+    "is_positive_definite",
     "khatri_rao",
     "qr",
     "solve_triangular",
@@ -367,6 +369,13 @@ def gram_factor(G: Array) -> Array:
     return vectors[:, :r] * astype(root, vectors.dtype)
 
 
+def is_positive_definite(G: Array) -> bool:
+    """Return whether a Hermitian matrix has a Cholesky factor, as those with eigenvalues above roundoff have."""
+    xp = array_namespace(G)
+    L = _cholesky_or_none(xp, G)
+    return L is not None and bool(xp.all(xp.isfinite(L)))
+
+
 def cholesky_solve_gram(G: Array, M: Array) -> Array:
     r"""Return the X of least norm with ``X G = M``, the normal equations of least squares.
 
@@ -397,7 +406,7 @@ def cholesky_solve_gram(G: Array, M: Array) -> Array:
     cutoff = R * float(xp.finfo(G.dtype).eps)
     L = _cholesky_or_none(xp, G)
     if L is not None:
-        pivots = xp.real(xp.linalg.diagonal(L)) if is_complex(L) else xp.linalg.diagonal(L)
+        pivots = real_part(xp.linalg.diagonal(L))
         # A NaN in G fails this comparison, and is named below.
         if float(xp.min(pivots)) ** 2 > cutoff * float(xp.max(pivots)) ** 2:
             return adjoint(_solve_from_cholesky(L, adjoint(M)))

@@ -27,8 +27,10 @@ __all__ = [
     "from_numpy_like",
     "is_complex",
     "is_torch",
+    "itemsize",
     "library_name",
     "real_dtype",
+    "real_part",
     "require_floating",
     "resolve_dtype",
     "to_compute",
@@ -230,6 +232,19 @@ def real_dtype(x: Array) -> Any:
 def is_complex(x: Array) -> bool:
     """Return whether the dtype of ``x`` is complex."""
     return dtype_name(x).startswith("complex")
+
+
+def real_part(x: Array) -> Array:
+    """Return the real part; ``x`` itself, uncopied, when it is real."""
+    return array_namespace(x).real(x) if is_complex(x) else x
+
+
+def itemsize(x: Array) -> int:
+    """Return the bytes of one entry."""
+    if hasattr(x, "itemsize"):
+        return int(x.itemsize)
+    bits = "".join(letter for letter in dtype_name(x) if letter.isdigit())
+    return max(1, int(bits or 8) // 8)
 
 
 def conj(x: Array) -> Array:

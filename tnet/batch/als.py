@@ -17,27 +17,27 @@ from tnet.arrays import (
     conj,
     dtype_name,
     from_numpy_like,
-    is_complex,
     lookup,
     real_dtype,
+    real_part,
     register,
     to_numpy,
     total_size,
 )
 from tnet.batch.preparation import PreparedBatch, exact_errors, item_panels
-from tnet.batch.products import balanced_split, batched_khatri_rao
+from tnet.batch.products import batched_khatri_rao
 from tnet.batch.result import BatchHistory
 from tnet.batch.tensors import CPBatch
 from tnet.decompositions.cp_fit import CANCELLING_COSINE, CANCELLING_NORM, ENDED_BY_ITSELF, STILL_GROWING
+from tnet.decompositions.dimension_tree import balanced_split
+from tnet.decompositions.residual import DIFFERENCE_FLOOR
 from tnet.options import Stopping
 from tnet.results import Status
 
 __all__ = ["BatchFit", "alternating_least_squares", "normalised_rows"]
 
-# ||x - y||^2 from the normal equations is a difference of numbers near ||x||^2, right to some ten units of
-# roundoff: below these relative errors the residual itself is computed, from somewhat above them on, so that
-# which items need it is known before the sweep and the host waits only once for all measures.
-_GRAM_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64": 1e-2}
+# From somewhat above the floor on the residual is computed, so that which items need it is known before the sweep and
+# the host waits only once for all measures.
 _NEAR_THE_FLOOR = 10.0
 # Items that have converged stay in place, frozen, until they are this share of those worked on.
 _SHARE_TO_RETIRE = 0.25
@@ -182,7 +182,7 @@ def _after_sweep(
         weights = xp.where(mask[:, None], state.weights, weights)
         factors = [xp.where(mask[:, None, None], old, new) for old, new in zip(state.factors, factors, strict=True)]
         grams = [xp.where(mask[:, None, None], old, new) for old, new in zip(state.grams, grams, strict=True)]
-    floor = _GRAM_FLOOR[dtype_name(state.x)]
+    floor = DIFFERENCE_FLOOR[dtype_name(state.x)]
     resolve = np.flatnonzero((state.errors[state.places] < _NEAR_THE_FLOOR * floor) & ~frozen)
     if len(resolve):
         residual = _residual_errors(state.x, weights, factors, prepared.squared_norms[state.places], resolve)
@@ -260,7 +260,7 @@ def _fit(state: _State, prepared: PreparedBatch, unfinished: Status) -> BatchFit
         columns = zip(*(piece.factors for piece in pieces), strict=True)
         factors = tuple(xp.take(xp.concat(list(parts)), indices, axis=0) for parts in columns)
     errors, is_gram = state.errors, state.is_gram
-    late = np.flatnonzero(is_gram & (errors < _GRAM_FLOOR[dtype_name(state.x)]))
+    late = np.flatnonzero(is_gram & (errors < DIFFERENCE_FLOOR[dtype_name(state.x)]))
     if len(late):  # fell below the floor in the very last sweep
         errors, is_gram = errors.copy(), is_gram.copy()
         residual = _residual_errors(prepared.array, weights, factors, prepared.squared_norms, late)
@@ -285,7 +285,7 @@ def _cancelling(weights: Array, factors: Sequence[Array], state: _State, prepare
     for A in factors:
         G = A @ adjoint(A)
         cosines = G if cosines is None else cosines * G
-    opposite = _real(cosines) < CANCELLING_COSINE
+    opposite = real_part(cosines) < CANCELLING_COSINE
     norms = from_numpy_like(np.sqrt(prepared.squared_norms), weights)
     large = weights > CANCELLING_NORM * norms[:, None]
     both = opposite & large[:, :, None] & large[:, None, :]
@@ -351,13 +351,13 @@ class _Update:
         H = self._hadamard(mode) + self._shift
         A, self.weights = normalised_rows(self._solve(conj(H), M))
         self._grams[mode] = A @ adjoint(A)
-        self._inner = self._xp.sum(self._xp.sum(_real(M * conj(A)), axis=2) * self.weights, axis=1)
+        self._inner = self._xp.sum(self._xp.sum(real_part(M * conj(A)), axis=2) * self.weights, axis=1)
         return A
 
     def measures(self, norms: Array) -> tuple[Array, Array]:
         """Return the relative error by the normal equations and the norm of the weights, in float64."""
         xp, w = self._xp, self.weights
-        quadratic = xp.sum(_real(self._hadamard(None)) * w[:, :, None] * w[:, None, :], axis=(1, 2))
+        quadratic = xp.sum(real_part(self._hadamard(None)) * w[:, :, None] * w[:, None, :], axis=(1, 2))
         squared = norms - 2 * astype(self._inner, xp.float64) + astype(quadratic, xp.float64)
         positive = xp.where(squared > 0, squared, xp.zeros_like(squared))
         safe = xp.where(norms > 0, norms, xp.ones_like(norms))
@@ -418,8 +418,4 @@ def _solve_without_waiting(A: Array, B: Array) -> Array:
 
 
 def _squares(A: Array) -> Array:
-    return _real(A * conj(A))
-
-
-def _real(A: Array) -> Array:
-    return array_namespace(A).real(A) if is_complex(A) else A
+    return real_part(A * conj(A))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,12 +19,10 @@ from tnet.arrays import (
     total_size,
 )
 from tnet.batch.preparation import item_panels
+from tnet.decompositions.truncated_basis import GRAM_RESOLUTION, is_double
 
-__all__ = ["Bases", "BatchErrorBudget", "error_floor", "leading_bases", "mode_grams", "needs_qr", "unfoldings"]
+__all__ = ["Bases", "BatchErrorBudget", "leading_bases", "mode_grams", "unfoldings"]
 
-# A Gram matrix squares the condition: in float64 singular values below sqrt(eps) = 1.5e-8 of the largest
-# are roundoff. Single precision is accumulated in float64, so its Gram matrix loses nothing.
-_GRAM_RESOLUTION = 1e-7
 # Columns Y V in single precision are orthogonal to roundoff times the largest singular value over their own.
 _SINGLE_RESOLUTION = 1e-3
 # From a departure of 1e-2, the most that the resolutions leave, the departure is squared to roundoff.
@@ -79,17 +76,6 @@ class BatchErrorBudget:
         self._steps_left -= 1
 
 
-def error_floor(x: Array, accurate: bool) -> float:
-    """Return the relative error below which the sum of discarded squares is roundoff."""
-    eps = float(array_namespace(x).finfo(x.dtype).eps)
-    return 100 * eps if accurate or not _is_double(x) else 10 * _GRAM_RESOLUTION
-
-
-def needs_qr(rtol: float | None, x: Array) -> bool:
-    """Return whether ``rtol`` is below what Gram matrices in the precision of ``x`` resolve."""
-    return rtol is not None and rtol < _GRAM_RESOLUTION and _is_double(x)
-
-
 def leading_bases(Y: Array, keep: Callable[[np.ndarray], int], accurate: bool) -> Bases:
     """Return orthonormal bases of the leading left singular vectors of every ``Y[b]``.
 
@@ -124,8 +110,8 @@ def leading_bases(Y: Array, keep: Callable[[np.ndarray], int], accurate: bool) -
     discarded = np.sum(squared[:, r:], axis=1)
     # Zero items have orthonormal eigenvectors, but no columns Y V.
     weakest, strongest = squared[:, r - 1], squared[:, 0]
-    if _is_double(Y):
-        unresolved = (weakest <= _GRAM_RESOLUTION**2 * strongest) & ((strongest > 0) | (not wide))
+    if is_double(Y):
+        unresolved = (weakest <= GRAM_RESOLUTION**2 * strongest) & ((strongest > 0) | (not wide))
     else:
         unresolved = (weakest <= _SINGLE_RESOLUTION**2 * strongest) & (not wide)
     chosen = np.flatnonzero(unresolved)
@@ -197,7 +183,3 @@ def _replaced(x: Array, rows: Array, places: np.ndarray) -> Array:
     index = np.arange(int(x.shape[0]))
     index[places] = int(x.shape[0]) + np.arange(len(places))
     return xp.take(xp.concat([x, rows]), from_numpy_like(index, x, xp.int64), axis=0)
-
-
-def _is_double(x: Array) -> bool:
-    return math.isclose(float(array_namespace(x).finfo(x.dtype).eps), 2.0**-52)

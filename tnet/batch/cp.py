@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from typing import Any, Literal
 
 import numpy as np
 
+from tnet.algebra.ranks import positive_rank
 from tnet.arrays import (
     Array,
     array_namespace,
     astype,
-    check_finite,
     resolve_rng,
     standard_normal,
     to_numpy,
@@ -23,8 +22,10 @@ from tnet.batch.bases import mode_grams
 from tnet.batch.preparation import PreparedBatch, exact_errors, prepare_batch, rescaled_batch
 from tnet.batch.result import BatchDecomposition
 from tnet.batch.tensors import CPBatch
+from tnet.decompositions.cp_normal_equations import checked_ridge
 from tnet.decompositions.iteration import Callback, IterationInfo
-from tnet.errors import ConvergenceWarning, InputError, RankError, ShapeError
+from tnet.decompositions.preparation import given_parts
+from tnet.errors import ConvergenceWarning, InputError, ShapeError
 from tnet.options import Stopping
 from tnet.results import Status
 
@@ -110,9 +111,8 @@ def cp(
     (100, (5, 5, 5), True)
     """
     started = time.perf_counter()
-    R = _checked_rank(rank)
-    if not (isinstance(ridge, (int, float)) and math.isfinite(ridge) and ridge >= 0):
-        raise InputError(f"ridge={ridge!r}: give a finite number >= 0.")
+    R = positive_rank(rank)
+    ridge = checked_ridge(ridge)
     prepared = prepare_batch(x)
     factors, seed = _start(prepared, R, init, rng)
 
@@ -121,7 +121,7 @@ def cp(
         return callback(IterationInfo(iteration, error, seconds, _as_returned(fit, prepared)))
 
     told = None if callback is None else report
-    fit = alternating_least_squares(prepared, factors, float(ridge), stopping, told, started)
+    fit = alternating_least_squares(prepared, factors, ridge, stopping, told, started)
     tensor = _as_returned(fit, prepared)
     errors, is_gram = fit.errors, bool(np.any(fit.is_gram))
     if prepared.is_half:
@@ -168,11 +168,17 @@ def _given_start(prepared: PreparedBatch, R: int, init: CPBatch) -> list[Array]:
         raise ShapeError(
             f"init has shape {init.shape} and rank {init.rank}; give one of shape {tuple(x.shape)} and rank {R}."
         )
-    xp = array_namespace(x, *init.arrays)  # refuses another library or device
-    for k, part in enumerate(init.arrays):
-        check_finite(part, f"array {k} of init")
+    _, *factors = given_parts(x, init.arrays, "init")
     # Weights do not matter: the first update solves for them, whatever the scale of the others.
-    return [normalised_rows(xp.matrix_transpose(astype(factor, x.dtype)))[0] for factor in init.factors]
+    return [normalised_rows(_unit_rows(factor, x.dtype))[0] for factor in factors]
+
+
+def _unit_rows(factor: Array, dtype: Any) -> Array:
+    """Return a factor (B, n, R) as (B, R, n) in ``dtype`` with rows of largest entry 1, whatever its own range."""
+    xp = array_namespace(factor)
+    rows = xp.matrix_transpose(factor)
+    largest = xp.max(xp.abs(rows), axis=2, keepdims=True)
+    return astype(rows / xp.where(largest > 0, largest, xp.ones_like(largest)), dtype)
 
 
 def _as_returned(fit: BatchFit, prepared: PreparedBatch) -> CPBatch:
@@ -196,9 +202,3 @@ def _warn_of(status: tuple[Status, ...], change: float) -> None:
         if n:
             message = f"batch.cp: {n} of {len(status)} items: {kind.value}."
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
-
-
-def _checked_rank(rank: object) -> int:
-    if isinstance(rank, (bool, np.bool_)) or not isinstance(rank, (int, np.integer)) or rank < 1:
-        raise RankError(f"rank={rank!r}: give an integer of at least 1.")
-    return int(rank)

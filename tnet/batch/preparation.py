@@ -17,7 +17,9 @@ from tnet.arrays import (
     from_numpy_like,
     is_complex,
     is_torch,
+    real_part,
     require_floating,
+    safe_exponent,
     to_compute,
     to_numpy,
     total_size,
@@ -34,8 +36,6 @@ __all__ = ["PreparedBatch", "exact_errors", "item_panels", "prepare_batch", "res
 _HOST_PANEL = 1 << 19
 _DEVICE_PANEL = 1 << 26
 
-# |log2| of squared norms whose squares stay in range; beyond it an item is scaled by a power of two.
-_SAFE_EXPONENT = {"float32": 56, "complex64": 56, "float64": 500, "complex128": 500}
 _SHOWN_ITEMS = 6
 
 
@@ -96,7 +96,7 @@ def prepare_batch(x: object) -> PreparedBatch:
     array = to_compute(array)
     norms = to_numpy(squared_norms(array))
     exponents = np.zeros(len(norms), dtype=np.int64)
-    safe = 2.0 ** _SAFE_EXPONENT[dtype_name(array)]
+    safe = 2.0 ** safe_exponent(array)
     outside = ~((norms > 1 / safe) & (norms < safe))
     if np.any(outside):
         if not np.all(np.isfinite(norms)):
@@ -176,7 +176,7 @@ def squared_norms(x: Array) -> Array:
             part = x[panel, ...]
             flat = astype(xp.reshape(part, (part.shape[0], -1)), wide)
             total = xp.linalg.vecdot(flat, flat)
-            sums.append(xp.real(total) if is_complex(x) else total)
+            sums.append(real_part(total))
     return xp.concat(sums)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from tnet.arrays import Array, array_namespace, total_size
 
-__all__ = ["balanced_split", "batched_khatri_rao", "batched_mode_product"]
+__all__ = ["batched_khatri_rao", "batched_mode_product"]
 
 
 def batched_mode_product(x: Array, matrix: Array, mode: int) -> Array:
@@ -33,9 +32,3 @@ def batched_khatri_rao(rows: Sequence[Array]) -> Array:
         B, R, m = product.shape
         product = xp.reshape(product[:, :, :, None] * row[:, :, None, :], (B, R, m * row.shape[2]))
     return product
-
-
-def balanced_split(shape: Sequence[int]) -> int:
-    """Return how many leading modes form the first half, so that the two halves are alike in size."""
-    logs = [math.log(n) for n in shape]
-    return min(range(1, len(shape)), key=lambda h: abs(sum(logs[:h]) - sum(logs[h:])), default=1)

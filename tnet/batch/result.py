@@ -10,9 +10,9 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 from tnet.arrays import to_numpy
-from tnet.batch.bases import error_floor
 from tnet.batch.preparation import PreparedBatch, exact_errors
 from tnet.batch.tensors import TensorBatch
+from tnet.decompositions.truncated_basis import error_floor
 from tnet.results import Status
 
 __all__ = ["BatchDecomposition", "BatchHistory", "direct_result"]
@@ -112,10 +112,11 @@ def direct_result(
     """
     norms = prepared.squared_norms
     errors = np.sqrt(spent / np.where(norms > 0, norms, np.inf))
+    floor = error_floor("tsqr" if accurate else "auto", prepared.array)
     if prepared.is_half:
         errors = to_numpy(exact_errors(prepared.array, tensor, norms, prepared.exponents))
-    elif np.any((errors < error_floor(prepared.array, accurate)) & (norms > 0)):
-        below = errors < error_floor(prepared.array, accurate)
+    elif np.any((errors < floor) & (norms > 0)):
+        below = errors < floor
         errors = np.where(below, to_numpy(exact_errors(prepared.array, model, norms)), errors)
     status = (Status.DIRECT,) * len(errors)
     return BatchDecomposition(tensor, errors, "exact", status, BatchHistory(), time.perf_counter() - started)

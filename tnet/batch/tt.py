@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 
 from tnet.algebra import bounded_ranks
+from tnet.algebra.ranks import bond_limits
 from tnet.arrays import Array, adjoint, array_namespace, conj, total_size
-from tnet.batch.bases import BatchErrorBudget, leading_bases, needs_qr
+from tnet.batch.bases import BatchErrorBudget, leading_bases
 from tnet.batch.preparation import prepare_batch, rescaled_batch
 from tnet.batch.result import BatchDecomposition, direct_result
 from tnet.batch.tensors import TensorTrainBatch
-from tnet.decompositions.tt import rank_limits
+from tnet.decompositions.truncated_basis import resolve_method
 from tnet.options import check_rank_or_rtol
 
 __all__ = ["tt"]
@@ -75,9 +76,9 @@ def tt(
     check_rank_or_rtol(rank, rtol)
     prepared = prepare_batch(x)
     shape = prepared.shape
-    ranks = None if rank is None else bounded_ranks(rank, rank_limits(shape), "bond")
+    ranks = None if rank is None else bounded_ranks(rank, bond_limits(shape), "bond")
     budget = BatchErrorBudget(ranks, rtol, prepared.squared_norms, len(shape) - 1)
-    accurate = needs_qr(rtol, prepared.array)
+    accurate = resolve_method("auto", rtol, prepared.array) == "tsqr"
     rightwards = shape[0] <= shape[-1]
     cores = (_sweep_right if rightwards else _sweep_left)(prepared.array, shape, budget, accurate)
     tensor = rescaled_batch(cores, len(shape) - 1 if rightwards else 0, prepared)

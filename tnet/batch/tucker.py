@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 
 from tnet.algebra import bounded_ranks
+from tnet.algebra.ranks import mode_limits
 from tnet.arrays import Array, adjoint
-from tnet.batch.bases import BatchErrorBudget, leading_bases, needs_qr, unfoldings
+from tnet.batch.bases import BatchErrorBudget, leading_bases, unfoldings
 from tnet.batch.preparation import prepare_batch, rescaled_batch
 from tnet.batch.products import batched_mode_product
 from tnet.batch.result import BatchDecomposition, direct_result
 from tnet.batch.tensors import TuckerBatch
-from tnet.decompositions.sthosvd import order_of_modes, tucker_rank_limits
+from tnet.decompositions.sthosvd import order_of_modes
+from tnet.decompositions.truncated_basis import resolve_method
 from tnet.options import check_rank_or_rtol
 
 __all__ = ["tucker"]
@@ -76,9 +78,9 @@ def tucker(
     check_rank_or_rtol(rank, rtol)
     prepared = prepare_batch(x)
     shape = prepared.shape
-    ranks = None if rank is None else bounded_ranks(rank, tucker_rank_limits(shape), "mode")
+    ranks = None if rank is None else bounded_ranks(rank, mode_limits(shape), "mode")
     budget = BatchErrorBudget(ranks, rtol, prepared.squared_norms, len(shape))
-    accurate = needs_qr(rtol, prepared.array)
+    accurate = resolve_method("auto", rtol, prepared.array) == "tsqr"
     Y = prepared.array
     factors: dict[int, Array] = {}
     for mode in order_of_modes(shape, ranks):

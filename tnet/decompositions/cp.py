@@ -5,26 +5,24 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
-import numpy as np
-
+from tnet.algebra.ranks import positive_rank
 from tnet.arrays import Array
 from tnet.decompositions.cp_als import alternating_least_squares
 from tnet.decompositions.cp_fit import decomposition_from
 from tnet.decompositions.cp_nls import nonlinear_least_squares
+from tnet.decompositions.cp_normal_equations import checked_ridge
 from tnet.decompositions.cp_start import starting_factors
 from tnet.decompositions.iteration import Callback, warn_unless_converged
 from tnet.decompositions.nonnegative import nonnegative_cp
 from tnet.decompositions.preparation import in_c_order, prepare
 from tnet.decompositions.rank_selection import select_cp_rank
 from tnet.decompositions.sampled_cp import sampled_least_squares
-from tnet.errors import InputError, RankError
+from tnet.errors import InputError
 from tnet.formats import CPTensor
 from tnet.options import Stopping
 from tnet.results import Decomposition
 
 __all__ = ["cp"]
-
-_LARGEST_RIDGE = 1e12  # nothing is left of the model long before; its products stay in the range of single precision
 
 
 def cp(
@@ -151,12 +149,10 @@ def cp(
     """
     started = time.perf_counter()
     automatic = isinstance(rank, str) and rank == "auto"
-    R = 0 if automatic else _checked_rank(rank)
+    R = 0 if automatic else positive_rank(rank, ", or 'auto'")
     if method not in ("als", "nls", "randomized"):
         raise InputError(f"method={method!r}: choose 'als', 'nls' or 'randomized'.")
-    numeric = isinstance(ridge, (int, float, np.number)) and not isinstance(ridge, bool)
-    if not (numeric and 0 <= ridge <= _LARGEST_RIDGE):
-        raise InputError(f"ridge={ridge!r}: give a number from 0 to {_LARGEST_RIDGE:g}.")
+    ridge = checked_ridge(ridge)
     if nonnegative and method != "als":
         raise InputError(f"method={method!r} and nonnegative=True: only 'als' has a nonnegative form.")
     if automatic:
@@ -166,19 +162,13 @@ def cp(
         R, rng = chosen.rank, chosen.rng_seed
     prepared = in_c_order(prepare(x))
     if nonnegative:
-        fit, seed = nonnegative_cp(prepared, R, init, float(ridge), stopping, rng, callback, started)
+        fit, seed = nonnegative_cp(prepared, R, init, ridge, stopping, rng, callback, started)
     elif method == "randomized":
-        fit, seed = sampled_least_squares(prepared, R, init, float(ridge), stopping, rng, callback, started)
+        fit, seed = sampled_least_squares(prepared, R, init, ridge, stopping, rng, callback, started)
     else:
         factors, seed = starting_factors(prepared, R, init, rng)
         iterate = alternating_least_squares if method == "als" else nonlinear_least_squares
-        fit = iterate(prepared, factors, float(ridge), stopping, callback, started)
+        fit = iterate(prepared, factors, ridge, stopping, callback, started)
     result = decomposition_from(fit, prepared, started, rng if automatic else seed)
     warn_unless_converged("cp", result.status, stopping.change)
     return result
-
-
-def _checked_rank(rank: object) -> int:
-    if isinstance(rank, (bool, np.bool_)) or not isinstance(rank, (int, np.integer)) or rank < 1:
-        raise RankError(f"rank={rank!r}: give an integer of at least 1, or 'auto'.")
-    return int(rank)

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from tnet.arrays import Array, array_namespace, astype, cholesky_solve_gram, conj
+from tnet.arrays import Array, array_namespace, astype, cholesky_solve_gram, conj, real_part
 from tnet.decompositions.cp_fit import CPFit, CPRun, normalised_columns
-from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error, penalised, real_part
+from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error, penalised
 from tnet.decompositions.dimension_tree import mttkrp_cycle
 from tnet.decompositions.iteration import Callback
 from tnet.decompositions.momentum import Momentum
@@ -120,13 +120,13 @@ class _Sweeper:
         for mode, M in itertools.islice(self._products, len(factors)):
             H = hadamard(grams, skip=(mode,))
             A = cholesky_solve_gram(H + penalty if self._ridge else H, M)
-            norms = xp.sqrt(xp.sum(real_part(xp, A * conj(A)), axis=0))
+            norms = xp.sqrt(xp.sum(real_part(A * conj(A)), axis=0))
             # An extinct component keeps a zero column with weight 0; dividing by 1 leaves it zero.
             A = A / astype(xp.where(norms > 0, norms, xp.ones_like(norms)), A.dtype)
             factors[mode], grams[mode] = A, gram_of_columns(A)
-            inner = xp.sum(real_part(xp, M * conj(A)) * norms) if mode == len(factors) - 1 else None
+            inner = xp.sum(real_part(M * conj(A)) * norms) if mode == len(factors) - 1 else None
         weights = astype(norms, factors[0].dtype)
-        squared_norm = xp.sum(real_part(xp, hadamard(grams)) * norms[:, None] * norms[None, :])
+        squared_norm = xp.sum(real_part(hadamard(grams)) * norms[:, None] * norms[None, :])
         energy = xp.sum(norms * norms)
         error, kind = model_error(self._prepared, weights, factors, inner, squared_norm, energy)
         paid = self._ridge * float(energy) if self._ridge else 0.0

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tnet.arrays import Array, array_namespace, astype, conj, to_numpy
-from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, real_part
+from tnet.arrays import Array, array_namespace, astype, conj, real_part, to_numpy
+from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard
 from tnet.decompositions.iteration import Callback, IterationInfo, why_ended
 from tnet.decompositions.preparation import Prepared, rescaled
 from tnet.decompositions.residual import error_after_rounding
@@ -155,7 +155,7 @@ def decomposition_from(fit: CPFit, prepared: Prepared, started: float, seed: int
 def as_returned(weights: Array, factors: Sequence[Array], prepared: Prepared) -> CPTensor:
     """Return the tensor in the scale and dtype of the input, weights descending."""
     xp = array_namespace(weights)
-    order = xp.argsort(real_part(xp, weights), descending=True)
+    order = xp.argsort(real_part(weights), descending=True)
     parts = [xp.take(weights, order)]
     parts += [xp.take(factor, order, axis=1) for factor in factors]
     weights, *columns = rescaled(parts, 0, prepared)
@@ -165,7 +165,7 @@ def as_returned(weights: Array, factors: Sequence[Array], prepared: Prepared) ->
 def normalised_columns(A: Array) -> Array:
     """Return ``A`` with columns of norm 1; zero columns stay zero."""
     xp = array_namespace(A)
-    norms = xp.sqrt(xp.sum(real_part(xp, A * conj(A)), axis=0))
+    norms = xp.sqrt(xp.sum(real_part(A * conj(A)), axis=0))
     return A / astype(xp.where(norms > 0, norms, xp.ones_like(norms)), A.dtype)
 
 
@@ -175,7 +175,6 @@ def _is_degenerate(fit: CPFit, norm: float) -> bool:
     n = len(magnitudes)
     if n < 3 or magnitudes[-1] <= STILL_GROWING * magnitudes[n // 2]:
         return False
-    xp = array_namespace(fit.weights)
-    cosines = real_part(xp, hadamard([gram_of_columns(factor) for factor in fit.factors]))
-    large = to_numpy(real_part(xp, fit.weights)) > CANCELLING_NORM * norm
+    cosines = real_part(hadamard([gram_of_columns(factor) for factor in fit.factors]))
+    large = to_numpy(real_part(fit.weights)) > CANCELLING_NORM * norm
     return bool(np.any((to_numpy(cosines) < CANCELLING_COSINE) & large[:, None] & large[None, :]))

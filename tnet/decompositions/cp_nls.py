@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from tnet.arrays import Array, array_namespace, astype, conj
+from tnet.arrays import Array, array_namespace, astype, conj, real_part
 from tnet.decompositions.cp_als import als_sweeps
 from tnet.decompositions.cp_fit import CPFit, CPRun
-from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error, real_part
+from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error
 from tnet.decompositions.dimension_tree import mttkrp_cycle
 from tnet.decompositions.iteration import Callback
 from tnet.decompositions.preparation import Prepared
@@ -111,8 +111,8 @@ class _Point:
         self._cycle = itertools.islice(mttkrp_cycle(prepared.array, factors), len(factors))
         self._unit = _unit(prepared)
         self._products = [next(self._cycle)[1] / self._unit]
-        cosines = real_part(xp, hadamard(self.grams))
-        inner = xp.sum(real_part(xp, self._products[0] * conj(factors[0])))
+        cosines = real_part(hadamard(self.grams))
+        inner = xp.sum(real_part(self._products[0] * conj(factors[0])))
         weights = self._unit * xp.ones_like(self.grams[0][0, :])
         self.error: float
         self.error_kind: Literal["gram", "exact"]
@@ -167,7 +167,7 @@ class _Point:
     def _norms(self) -> Array:
         """Return the norms of the columns, shape (d, R)."""
         diagonals = [self.xp.linalg.diagonal(G) for G in self.grams]
-        return self.xp.sqrt(real_part(self.xp, self.xp.stack(diagonals)))
+        return self.xp.sqrt(real_part(self.xp.stack(diagonals)))
 
 
 class _NormalOperator:
@@ -186,7 +186,7 @@ class _NormalOperator:
         self._couplings = {
             (k, j): point.penalty * hadamard(point.grams, skip=(k, j)) for k in range(d) for j in range(d) if j != k
         }
-        largest = xp.max(xp.stack([xp.max(real_part(xp, xp.linalg.diagonal(block))) for block in self._blocks]))
+        largest = xp.max(xp.stack([xp.max(real_part(xp.linalg.diagonal(block))) for block in self._blocks]))
         self.mu = damping * largest
         shift = astype(self.mu, point.penalty.dtype) * xp.eye(
             point.penalty.shape[0], dtype=point.penalty.dtype, device=point.penalty.device
@@ -225,7 +225,7 @@ def _conjugate_gradients(operator: _NormalOperator, gradient: Array) -> tuple[Ar
     xp = array_namespace(gradient)
 
     def product(a: Array, b: Array) -> Array:
-        return xp.sum(real_part(xp, conj(a) * b))
+        return xp.sum(real_part(conj(a) * b))
 
     residual = -gradient
     direction = preconditioned = operator.precondition(residual)

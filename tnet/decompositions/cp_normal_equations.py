@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from tnet.arrays import Array, Namespace, array_namespace, conj, dtype_name, is_complex, to_numpy
+import numpy as np
+
+from tnet.arrays import Array, array_namespace, conj, dtype_name, to_numpy
 from tnet.decompositions.preparation import Prepared
-from tnet.decompositions.residual import exact_error
+from tnet.decompositions.residual import DIFFERENCE_FLOOR, exact_error
+from tnet.errors import InputError
 from tnet.formats import CPTensor
 
-__all__ = ["gram_of_columns", "hadamard", "model_error", "penalised", "real_part"]
+__all__ = ["checked_ridge", "gram_of_columns", "hadamard", "model_error", "penalised"]
 
-# ||x - y||^2 from the normal equations is a difference of numbers near ||x||^2, right to some ten units of
-# roundoff: below these relative errors the residual itself is computed. Where components cancel, ||y||^2 is itself a
-# sum of numbers near the squares of their norms: the floor rises with them.
-_GRAM_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64": 1e-2}
+
+_LARGEST_RIDGE = 1e12  # nothing is left of the model long before; its products stay in the range of single precision
+
+
+def checked_ridge(ridge: Any) -> float:
+    """Return a ridge as a float, or raise InputError."""
+    numeric = isinstance(ridge, (int, float, np.number)) and not isinstance(ridge, bool)
+    if not (numeric and 0 <= ridge <= _LARGEST_RIDGE):
+        raise InputError(f"ridge={ridge!r}: give a number from 0 to {_LARGEST_RIDGE:g}.")
+    return float(ridge)
 
 
 def gram_of_columns(A: Array) -> Array:
@@ -63,7 +72,8 @@ def model_error(
     numbers = [inner, squared_norm, squared_norm if energy is None else energy]
     product, square, largest = to_numpy(xp.stack(numbers)).tolist()  # the host waits for the device once
     error = math.sqrt(max(total - 2.0 * product + square, 0.0) / total)
-    if error >= _GRAM_FLOOR[dtype_name(weights)] * math.sqrt(max(1.0, largest / total)):
+    # Where components cancel, ||y||^2 is itself a sum of numbers near their squares: the floor rises with them.
+    if error >= DIFFERENCE_FLOOR[dtype_name(weights)] * math.sqrt(max(1.0, largest / total)):
         return error, "gram"
     return exact_error(prepared.array, CPTensor(weights, tuple(factors)), total), "exact"
 
@@ -71,8 +81,3 @@ def model_error(
 def penalised(error: float, penalty: float, prepared: Prepared) -> float:
     """Return what a fit lowers, as a relative error: the root of ``error**2 + penalty / ||x||**2``."""
     return math.hypot(error, math.sqrt(penalty / prepared.squared_norm)) if penalty else error
-
-
-def real_part(xp: Namespace, A: Array) -> Array:
-    """Return the real part; ``A`` itself, uncopied, when it is real."""
-    return xp.real(A) if is_complex(A) else A

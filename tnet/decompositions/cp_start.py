@@ -75,7 +75,7 @@ def _given_start(prepared: Prepared, R: int, init: CPTensor) -> list[Array]:
         raise ShapeError(
             f"init has shape {init.shape} and rank {init.rank}; give one of shape {tuple(x.shape)} and rank {R}."
         )
-    _, *factors = given_parts(prepared, init.arrays, [f"array {k} of init" for k in range(len(init.arrays))])
+    _, *factors = given_parts(x, init.arrays, "init")
     # Weights do not matter: the first update solves for them, whatever the scale of the others.
     return [_unit_columns(factor, x.dtype) for factor in factors]
 

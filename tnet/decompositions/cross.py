@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from tnet.algebra import bounded_ranks, round
+from tnet.algebra.ranks import bond_limits
 from tnet.arrays import from_numpy_like, resolve_rng, to_numpy, total_size
 from tnet.decompositions.cross_pivots import Cross, Pivot, values_at
 from tnet.decompositions.evaluations import Evaluations, EvaluationsSpentError
 from tnet.decompositions.iteration import Callback, IterationInfo, warn_unless_converged
-from tnet.decompositions.tt import rank_limits, tt
+from tnet.decompositions.tt import tt
 from tnet.errors import InputError, ShapeError
 from tnet.formats import TensorTrain
 from tnet.options import Stopping
@@ -134,7 +135,7 @@ def tt_cross(
     if total_size(shape) <= n_validation:
         return _from_all_entries(evaluate, shape, rtol, bound, seed, started)
     evaluate.reserve = n_validation
-    limits = [min(limit, bound) for limit in rank_limits(shape)]
+    limits = [min(limit, bound) for limit in bond_limits(shape)]
     search = _Search(evaluate, shape, limits, rtol, n_validation, generator, started)
     status = search.run(starts, stopping, callback)
     evaluate.reserve = 0

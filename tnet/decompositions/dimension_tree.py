@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from tnet.arrays import Array, Namespace, array_namespace, is_complex, total_size
 
-__all__ = ["choose_groups", "mttkrp_cycle"]
+__all__ = ["balanced_split", "choose_groups", "mttkrp_cycle"]
 
 Groups: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -154,7 +154,7 @@ def _serve(
             yield own[0], xp.reshape(part, (R, -1))
             continue
         sizes = [int(rows[k].shape[1]) for k in own]
-        h = _balanced_split(sizes)
+        h = balanced_split(sizes)
         part = xp.reshape(part, (R, total_size(sizes[:h]), total_size(sizes[h:])))
         yield from _serve(xp, part, own[:h], own[h:], rows)
 
@@ -168,9 +168,9 @@ def _khatri_rao_rows(xp: Namespace, rows: list[Array]) -> Array:
     return product
 
 
-def _balanced_split(sizes: Sequence[int]) -> int:
+def balanced_split(sizes: Sequence[int]) -> int:
     """Return how many leading modes form the first half, so that the two halves are alike in size."""
-    return min(range(1, len(sizes)), key=lambda h: max(total_size(sizes[:h]), total_size(sizes[h:])))
+    return min(range(1, len(sizes)), key=lambda h: max(total_size(sizes[:h]), total_size(sizes[h:])), default=1)
 
 
 def _between(bounds: tuple[int, ...]) -> Groups:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from tnet.arrays import Array, adjoint, array_namespace, dtype_name, mode_product, squared_norm, ttm_chain
 from tnet.decompositions.iteration import Callback, IterationInfo
 from tnet.decompositions.preparation import Prepared, rescaled
-from tnet.decompositions.sthosvd import NORMS_FLOOR, leading_factor, order_of_modes, projection_error, sthosvd
+from tnet.decompositions.residual import DIFFERENCE_FLOOR
+from tnet.decompositions.sthosvd import leading_factor, order_of_modes, projection_error, sthosvd
 from tnet.decompositions.truncated_basis import resolve_method
 from tnet.formats import TuckerTensor
 from tnet.options import Stopping, Truncation
@@ -110,7 +111,7 @@ class _Iteration:
 
     def __init__(self, prepared: Prepared, start: _State) -> None:
         self._prepared = prepared
-        self._floor = NORMS_FLOOR[dtype_name(prepared.array)]
+        self._floor = DIFFERENCE_FLOOR[dtype_name(prepared.array)]
         self.state = start
 
     def run(

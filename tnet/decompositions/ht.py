@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tnet.algebra import bounded_ranks
+from tnet.algebra.error_budget import ErrorBudget
+from tnet.algebra.ranks import node_limits
 from tnet.arrays import Array, adjoint, array_namespace, mode_product, squared_norm, total_size
 from tnet.decompositions.preparation import prepare, rescaled
 from tnet.decompositions.residual import error_after_rounding, exact_error
 from tnet.decompositions.sthosvd import leading_factor, sthosvd
-from tnet.decompositions.truncated_basis import ErrorBudget, error_floor, resolve_method
+from tnet.decompositions.truncated_basis import error_floor, resolve_method
 from tnet.formats import HierarchicalTucker
 from tnet.formats.hierarchical_tucker import DimensionTree, TreeNode, balanced_tree, checked_tree, tree_nodes
 from tnet.options import Truncation, check_rank_or_rtol
@@ -94,7 +96,7 @@ def ht(
     array, squared_norm_x = prepared.array, prepared.squared_norm
     shape = tuple(int(n) for n in array.shape)
     checked = balanced_tree(len(shape)) if tree is None else checked_tree(tree, len(shape))
-    ranks = None if rank is None else bounded_ranks(rank, _rank_limits(shape, checked), "node")
+    ranks = None if rank is None else bounded_ranks(rank, node_limits(shape, checked), "node")
     method = resolve_method("auto", rtol, array)
     tensor, error = _truncated(array, squared_norm_x, checked, ranks, rtol, method)
     if squared_norm_x > 0 and error < error_floor(method, array):
@@ -172,9 +174,3 @@ def _transfers(
         transfers[node.transfer] = xp.reshape(U, (*below, U.shape[1]))
     transfers[0] = Y[..., None]
     return tuple(transfers)
-
-
-def _rank_limits(shape: tuple[int, ...], tree: DimensionTree) -> list[int]:
-    total = total_size(shape)
-    sizes = [total_size([shape[mode] for mode in node.modes]) for node in tree_nodes(tree)[1:]]
-    return [min(size, total // size) for size in sizes]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from tnet.algebra import bounded_ranks
+from tnet.algebra.ranks import bond_limits
 from tnet.arrays import Array, array_namespace, as_array
 from tnet.decompositions.iteration import warn_unless_converged
 from tnet.decompositions.kronecker_fit import fit_operator
@@ -14,7 +15,7 @@ from tnet.decompositions.operator_arguments import checked_digits, checked_weigh
 from tnet.decompositions.preparation import prepare, rescaled
 from tnet.decompositions.residual import error_after_rounding
 from tnet.decompositions.truncated_basis import resolve_method
-from tnet.decompositions.tt import rank_limits, train_of
+from tnet.decompositions.tt import train_of
 from tnet.errors import RankError
 from tnet.formats import MatrixProductOperator, TensorTrain
 from tnet.options import Stopping, check_rank_or_rtol
@@ -113,7 +114,7 @@ def mpo(
     rows, columns = checked_digits(array, row_shape, column_shape)
     prepared = prepare(array, "w")
     modes = tuple(m * n for m, n in zip(rows, columns, strict=True))
-    ranks = None if rank is None else bounded_ranks(rank, rank_limits(modes), "bond")
+    ranks = None if rank is None else bounded_ranks(rank, bond_limits(modes), "bond")
     if ranks is not None and weighted:
         F = checked_weight(row_weight, "row_weight", prepared, 0)
         C = checked_weight(weight, "weight", prepared, 1)

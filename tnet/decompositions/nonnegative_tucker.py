@@ -34,8 +34,7 @@ from tnet.decompositions.nonnegative import (
     with_unit_columns,
 )
 from tnet.decompositions.preparation import Prepared
-from tnet.decompositions.residual import exact_error
-from tnet.decompositions.sthosvd import NORMS_FLOOR
+from tnet.decompositions.residual import DIFFERENCE_FLOOR, exact_error
 from tnet.formats import TuckerTensor
 from tnet.options import Stopping
 from tnet.results import Status
@@ -215,7 +214,7 @@ class _Iteration:
         if norm2 == 0.0:
             return 0.0
         error = math.sqrt(max(norm2 + float(self._objective(core, Y)), 0.0) / norm2)
-        if error >= NORMS_FLOOR[dtype_name(core)]:
+        if error >= DIFFERENCE_FLOOR[dtype_name(core)]:
             return error
         return exact_error(self._prepared.array, TuckerTensor(core, tuple(self._factors)), norm2)
 

@@ -17,6 +17,7 @@ from tnet.arrays import (
     check_finite,
     dtype_name,
     is_complex,
+    is_positive_definite,
     is_torch,
     require_floating,
     scale_by_power_of_two,
@@ -98,7 +99,7 @@ def checked_weight(weight: Any, name: str, prepared: Prepared, axis: int) -> Arr
     C = (C + adjoint(C)) / 2
     trace = float(xp.sum(xp.abs(xp.linalg.diagonal(C))))
     shifted = C + (_SEMIDEFINITE_TOLERANCE * trace) * xp.eye(n, dtype=C.dtype, device=C.device)
-    if not _is_positive_definite(shifted):
+    if not is_positive_definite(shifted):
         raise InputError(f"{name} has negative eigenvalues: give a positive semidefinite matrix.")
     return C
 
@@ -111,13 +112,4 @@ def lifted_weight(C: Array | None) -> Array | None:
     n = int(C.shape[0])
     trace = float(xp.sum(xp.abs(xp.linalg.diagonal(C))))
     shift = (_LEAST_EIGENVALUE[dtype_name(C)] * trace / n) * xp.eye(n, dtype=C.dtype, device=C.device)
-    return C if trace == 0.0 or _is_positive_definite(C - shift) else C + shift
-
-
-def _is_positive_definite(C: Array) -> bool:
-    xp = array_namespace(C)
-    try:
-        L = xp.linalg.cholesky(C)
-    except (np.linalg.LinAlgError, RuntimeError):  # torch's error is a RuntimeError
-        return False
-    return bool(xp.all(xp.isfinite(L)))
+    return C if trace == 0.0 or is_positive_definite(C - shift) else C + shift

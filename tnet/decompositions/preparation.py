@@ -90,7 +90,7 @@ def in_c_order(prepared: Prepared) -> Prepared:
     return prepared._replace(array=xp.reshape(xp.reshape(x, (-1,)), tuple(x.shape)))
 
 
-def given_parts(prepared: Prepared, parts: Sequence[Array], names: Sequence[str]) -> list[Array]:
+def given_parts(x: Array, parts: Sequence[Array], name: str) -> list[Array]:
     """Check the parts of a start that was given; return them detached, and floating point where they were whole.
 
     Raises
@@ -100,12 +100,11 @@ def given_parts(prepared: Prepared, parts: Sequence[Array], names: Sequence[str]
     InputError
         A non-finite entry; complex parts for a real input.
     """
-    x = prepared.array
     xp = array_namespace(x, *parts)
-    for part, name in zip(parts, names, strict=True):
-        check_finite(part, name)
+    for k, part in enumerate(parts):
+        check_finite(part, f"array {k} of {name}")
         if is_complex(part) and not is_complex(x):
-            raise InputError(f"{name} is complex and x is real: give a real start, or a complex x.")
+            raise InputError(f"array {k} of {name} is complex and x is real: give a real start, or a complex x.")
     detached = [part.detach() if is_torch(part) else part for part in parts]
     return [astype(part, x.dtype) if xp.isdtype(part.dtype, "integral") else part for part in detached]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tnet.arrays import Array, adjoint, array_namespace, device_kind, is_complex
+from tnet.arrays import Array, adjoint, array_namespace, device_kind, real_part
 
 __all__ = ["measured_projection"]
 
@@ -55,5 +55,5 @@ def measured_projection(Y: Array, U: Array, *, transposed: bool = False) -> tupl
             out[:, start:stop] = kept
         rest = xp.reshape(image[r:, :] if by_complement else panel - U @ image, (-1,))
         total = total + xp.vecdot(rest, rest)
-    left_out = float(xp.real(total)) if is_complex(Y) else float(total)
+    left_out = float(real_part(total))
     return (xp.matrix_transpose(out) if transposed else out), left_out

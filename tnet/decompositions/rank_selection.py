@@ -15,7 +15,7 @@ from tnet.arrays import (
     astype,
     conj,
     from_numpy_like,
-    is_complex,
+    real_part,
     resolve_rng,
     squared_norm,
     to_numpy,
@@ -310,10 +310,9 @@ def _held_out(fitter: _Fitter, ranks: Sequence[int], n_repeats: int) -> _Curve:
 
 def _mask(generator: np.random.Generator, like: Array) -> Array:
     """Return which entries are hidden: True for about a tenth, never for none or all."""
-    xp = array_namespace(like)
     draw = generator.random(tuple(like.shape))
     draw.flat[np.argmin(draw)], draw.flat[np.argmax(draw)] = 0.0, 1.0
-    return from_numpy_like(draw, xp.real(like) if is_complex(like) else like) < _HIDDEN
+    return from_numpy_like(draw, real_part(like)) < _HIDDEN
 
 
 def _stability(fitter: _Fitter, ranks: Sequence[int], n_copies: int) -> _Curve:

@@ -11,7 +11,11 @@ from tnet.decompositions.preparation import Prepared
 from tnet.errors import InputError
 from tnet.formats import CPTensor, HierarchicalTucker, TensorFormat, TensorRing, TensorTrain, TuckerTensor
 
-__all__ = ["error_after_rounding", "exact_error"]
+__all__ = ["DIFFERENCE_FLOOR", "error_after_rounding", "exact_error"]
+
+# ||x - y||^2 from ||x||^2, ||y||^2 and <x, y> is a difference of numbers near ||x||^2, right to some ten units of
+# roundoff: below these relative errors the residual itself is computed.
+DIFFERENCE_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64": 1e-2}
 
 _BLOCK = 1 << 22  # elements of the dense tensor that are multiplied out at a time
 

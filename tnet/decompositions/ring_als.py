@@ -13,14 +13,14 @@ from tnet.arrays import (
     cholesky_solve_gram,
     conj,
     dtype_name,
-    is_complex,
     qr,
+    real_part,
     total_size,
 )
+from tnet.decompositions.dimension_tree import balanced_split
 from tnet.decompositions.iteration import Callback, IterationInfo, why_ended
 from tnet.decompositions.preparation import Prepared, rescaled
-from tnet.decompositions.residual import exact_error
-from tnet.decompositions.sthosvd import NORMS_FLOOR
+from tnet.decompositions.residual import DIFFERENCE_FLOOR, exact_error
 from tnet.formats import TensorRing
 from tnet.formats.tensor_ring import merged_chain
 from tnet.options import Stopping
@@ -105,7 +105,7 @@ class _Sweeper:
     def __init__(self, prepared: Prepared, cores: list[Array]) -> None:
         self._x, self._squared_norm = prepared.array, prepared.squared_norm
         self._xp = array_namespace(self._x)
-        self._floor = NORMS_FLOOR[dtype_name(self._x)]
+        self._floor = DIFFERENCE_FLOOR[dtype_name(self._x)]
         self._cores = cores
         self._transfers = [self._transfer(core) for core in cores]
         self._after: list[Array] = []  # product of the transfer matrices after each core, as the sweep began
@@ -140,7 +140,7 @@ class _Sweeper:
             r = self._cores[0].shape[0]
             self._update(0, xp.reshape(x, (-1, 1, 1)) * self._eye(r)[None, :, :])
             return
-        h = _balanced_split(x.shape)
+        h = balanced_split(x.shape)
         matrix = xp.reshape(x, (total_size(x.shape[:h]), total_size(x.shape[h:])))
         self._descend(_times_chain(matrix, self._cores[h:]), 0, h)
         self._descend(_times_chain(xp.matrix_transpose(matrix), self._cores[:h]), h, d)
@@ -155,7 +155,7 @@ class _Sweeper:
             self._update(a, T)
             return
         xp = self._xp
-        h = a + _balanced_split([self._cores[k].shape[1] for k in range(a, b)])
+        h = a + balanced_split([self._cores[k].shape[1] for k in range(a, b)])
         first, last = T.shape[1:]
         rows = total_size([self._cores[k].shape[1] for k in range(a, h)])
         right = conj(merged_chain(self._cores[h:b]))
@@ -223,10 +223,4 @@ def _times_chain(matrix: Array, cores: Sequence[Array]) -> Array:
 def _inner(M: Array, X: Array) -> Array:
     xp = array_namespace(M)
     total = xp.sum(conj(M) * X, dtype=M.dtype)
-    return xp.real(total) if is_complex(M) else total
-
-
-def _balanced_split(sizes: Sequence[int]) -> int:
-    """Return how many leading modes form the first half, so that the two halves are alike in size."""
-    logs = [math.log(n) for n in sizes]
-    return min(range(1, len(sizes)), key=lambda h: abs(sum(logs[:h]) - sum(logs[h:])))
+    return real_part(total)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tnet.algebra.ranks import bond_limits
 from tnet.arrays import (
     Array,
     adjoint,
@@ -22,7 +23,7 @@ from tnet.decompositions.preparation import Prepared
 from tnet.decompositions.residual import exact_error
 from tnet.decompositions.sthosvd import Projected, leading_factor, mode_gram, sthosvd
 from tnet.decompositions.truncated_basis import Basis, error_floor, resolve_method
-from tnet.decompositions.tt import rank_limits, train_of
+from tnet.decompositions.tt import train_of
 from tnet.formats import TensorRing
 from tnet.options import Truncation
 
@@ -55,7 +56,7 @@ def ring_limits(shape: Sequence[int]) -> list[int]:
     limits = [1] * d
     for start in range(d):
         turned = [*shape[start:], *shape[:start]]
-        for k, limit in enumerate(rank_limits(turned), start=1):
+        for k, limit in enumerate(bond_limits(turned), start=1):
             bond = (start + k) % d
             limits[bond] = max(limits[bond], limit)
     return limits
@@ -154,7 +155,7 @@ def _opened(
     if rtol is not None:
         inner_rtol = math.sqrt(max(rtol * rtol * squared_norm_x - lost, 0.0) / kept) if kept > 0 else 0.0
     if ranks is not None:
-        limits = rank_limits(joined)
+        limits = bond_limits(joined)
         inner_ranks = tuple(min(ranks[k], limit) for k, limit in zip(rest[1:], limits, strict=True))
     cores, carrier, error = train_of(
         Prepared(Y, 0, kept, Y.dtype, False), tuple(joined), inner_ranks, inner_rtol, method
@@ -179,7 +180,7 @@ def _train_from(
     shape = tuple(int(n) for n in Y.shape)
     inner = None
     if ranks is not None:
-        inner = tuple(min(ranks[k], limit) for k, limit in zip(order[1:], rank_limits(shape), strict=True))
+        inner = tuple(min(ranks[k], limit) for k, limit in zip(order[1:], bond_limits(shape), strict=True))
     cores, carrier, error = train_of(Prepared(Y, 0, squared_norm_x, Y.dtype, False), shape, inner, rtol, method)
     return Ring(tuple(cores[order.index(k)] for k in range(d)), order[carrier], error)
 

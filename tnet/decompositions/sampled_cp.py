@@ -16,6 +16,7 @@ from tnet.arrays import (
     conj,
     from_numpy_like,
     mttkrp,
+    real_part,
     resolve_rng,
     standard_normal,
     to_numpy,
@@ -23,7 +24,7 @@ from tnet.arrays import (
 )
 from tnet.decompositions.cp_als import als_sweeps, alternating_least_squares
 from tnet.decompositions.cp_fit import CPFit, CPRun, normalised_columns
-from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, real_part
+from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard
 from tnet.decompositions.cp_start import starting_factors
 from tnet.decompositions.iteration import Callback
 from tnet.decompositions.preparation import Prepared
@@ -145,7 +146,7 @@ class _SampledProblem:
         for mode in range(len(self._shape)):
             M, H = self._normal_equations(mode)
             A = cholesky_solve_gram(H if self._penalty is None else H + self._penalty, M)
-            norms = xp.sqrt(xp.sum(real_part(xp, A * conj(A)), axis=0))
+            norms = xp.sqrt(xp.sum(real_part(A * conj(A)), axis=0))
             A = A / astype(xp.where(norms > 0, norms, xp.ones_like(norms)), A.dtype)
             self._factors[mode], self._grams[mode] = A, gram_of_columns(A)
             self._probabilities[mode] = _row_probabilities(A, self._grams[mode])
@@ -158,7 +159,7 @@ class _SampledProblem:
             return 0.0
         model = xp.sum(self._rows(factors, self._checked) * weights, axis=1)
         residual = self._values - model
-        mean = float(xp.sum(real_part(xp, residual * conj(residual)))) / _CHECKED
+        mean = float(xp.sum(real_part(residual * conj(residual)))) / _CHECKED
         return math.sqrt(mean * total_size(self._shape)) / self._norm
 
     def _normal_equations(self, mode: int) -> tuple[Array, Array]:
@@ -257,7 +258,7 @@ def _probable_rows(probabilities: Sequence[np.ndarray], least: float) -> tuple[n
 def _row_probabilities(A: Array, G: Array) -> np.ndarray:
     """Return the leverage scores of the rows of a factor, over their sum; uniform for a zero factor."""
     xp = array_namespace(A)
-    scores = to_numpy(xp.sum(real_part(xp, cholesky_solve_gram(G, A) * conj(A)), axis=1)).astype(np.float64)
+    scores = to_numpy(xp.sum(real_part(cholesky_solve_gram(G, A) * conj(A)), axis=1)).astype(np.float64)
     scores = np.maximum(scores, 0.0)
     total = float(np.sum(scores))
     return scores / total if total > 0 else np.full(len(scores), 1.0 / len(scores))

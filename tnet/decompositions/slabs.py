@@ -17,9 +17,10 @@ from tnet.arrays import (
     astype,
     compute_dtype,
     device_kind,
-    dtype_name,
     is_torch,
+    itemsize,
     require_floating,
+    safe_exponent,
     scale_by_power_of_two,
     squared_norm,
     total_size,
@@ -29,10 +30,6 @@ from tnet.decompositions.preparation import Prepared
 from tnet.errors import InputError, MemoryLimitError
 
 __all__ = ["Allowance", "Slab", "SlabbedArray", "as_slabbed", "prepare_slabs", "residual_error", "widened"]
-
-# |log2| of squared norms for which nothing over- or underflows; the range of tnet.arrays.balanced_scale.
-_SAFE_EXPONENT = {"float32": 56, "complex64": 56, "float64": 500, "complex128": 500}
-_ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "complex64": 8, "float64": 8, "complex128": 16}
 
 # Headers of arrays, tuples, generators: what Python holds beside the numbers.
 _OWN_OBJECTS = 3 << 14
@@ -86,7 +83,7 @@ class SlabbedArray:
         self.exponent = exponent
         self.shape = tuple(int(n) for n in x.shape)
         self.dtype = compute_dtype(x)
-        self.itemsize = _ITEMSIZE[dtype_name(x)] if self.dtype == x.dtype else _ITEMSIZE["float32"]
+        self.itemsize = itemsize(self.like)
 
     @property
     def like(self) -> Array:
@@ -173,7 +170,7 @@ def prepare_slabs(source: SlabbedArray, allowance: Allowance) -> tuple[SlabbedAr
     x = source.x
     norm2 = _squared_norm(source, allowance)
     is_half = source.dtype != x.dtype
-    safe = _SAFE_EXPONENT["float32" if is_half else dtype_name(x)]
+    safe = safe_exponent(x)
     if not 2.0**-safe < norm2 < 2.0**safe:
         largest = _largest(source, allowance)
         if largest > 0.0:

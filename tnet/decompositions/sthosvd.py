@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tnet.algebra import bounded_ranks
+from tnet.algebra.error_budget import ErrorBudget
+from tnet.algebra.ranks import mode_limits
 from tnet.arrays import (
     Array,
     adjoint,
@@ -17,15 +19,14 @@ from tnet.arrays import (
     device_kind,
     dtype_name,
     gram,
-    is_complex,
     mode_product,
+    real_part,
     squared_norm,
     total_size,
 )
-from tnet.decompositions.residual import exact_error
+from tnet.decompositions.residual import DIFFERENCE_FLOOR, exact_error
 from tnet.decompositions.truncated_basis import (
     Basis,
-    ErrorBudget,
     basis_from_gram,
     error_floor,
     leading_basis,
@@ -35,7 +36,6 @@ from tnet.formats import TuckerTensor
 from tnet.options import Truncation
 
 __all__ = [
-    "NORMS_FLOOR",
     "FirstPass",
     "Projected",
     "leading_factor",
@@ -43,15 +43,10 @@ __all__ = [
     "order_of_modes",
     "projection_error",
     "sthosvd",
-    "tucker_rank_limits",
 ]
 
 _PANEL = 1 << 20  # elements copied into the order of an unfolding at a time
 _ALL_ORDERS_UP_TO = 6  # 720 orders of modes are compared in a millisecond
-
-# ||x||^2 - ||core||^2 is a difference of numbers near ||x||^2, right to some ten units of roundoff: below these
-# relative errors the residual itself is computed.
-NORMS_FLOOR = {"float64": 1e-6, "complex128": 1e-6, "float32": 1e-2, "complex64": 1e-2}
 
 
 class Projected(NamedTuple):
@@ -86,7 +81,7 @@ class FirstPass:
         """Return the squared norm; not finite where an entry is not, or where squares overflow."""
         shape = tuple(int(n) for n in array.shape)
         if self._rank is not None and not self._checked:
-            self.ranks = bounded_ranks(self._rank, tucker_rank_limits(shape), "mode")
+            self.ranks = bounded_ranks(self._rank, mode_limits(shape), "mode")
         self._checked = True
         mode = order_of_modes(shape, self.ranks)[0]
         unresolved = resolve_method("auto", self._rtol, array) != "auto"
@@ -97,7 +92,7 @@ class FirstPass:
             G = mode_gram(array, mode)
         self._array, self._gram = array, G
         trace = xp.linalg.trace(G)
-        return float(xp.real(trace)) if is_complex(G) else float(trace)
+        return float(real_part(trace))
 
     def gram_of(self, array: Array) -> Array | None:
         """Return the Gram matrix, unless the array to compute with is another than the one it was made of."""
@@ -155,7 +150,7 @@ def projection_error(x: Array, core: Array, factors: Sequence[Array], squared_no
     if squared_norm_x == 0.0:
         return 0.0
     error = math.sqrt(max(squared_norm_x - squared_norm(core), 0.0) / squared_norm_x)
-    if error >= NORMS_FLOOR[dtype_name(x)]:
+    if error >= DIFFERENCE_FLOOR[dtype_name(x)]:
         return error
     return exact_error(x, TuckerTensor(core, tuple(factors)), squared_norm_x)
 
@@ -231,8 +226,3 @@ def order_of_modes(shape: tuple[int, ...], ranks: tuple[int, ...] | None) -> tup
         return total
 
     return min(itertools.permutations(range(d)), key=cost)
-
-
-def tucker_rank_limits(shape: Sequence[int]) -> list[int]:
-    """Return the largest rank that each mode can have: the shorter side of its unfolding."""
-    return [min(n, total_size(shape) // n) for n in shape]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tnet.algebra.error_budget import ErrorBudget
 from tnet.arrays import (
     Array,
     adjoint,
@@ -17,7 +18,7 @@ from tnet.arrays import (
 )
 from tnet.decompositions.slabs import Allowance, Slab, SlabbedArray, residual_error
 from tnet.decompositions.sthosvd import Projected, leading_factor, mode_gram, order_of_modes
-from tnet.decompositions.truncated_basis import Basis, ErrorBudget, basis_from_gram, error_floor, resolve_method
+from tnet.decompositions.truncated_basis import Basis, basis_from_gram, error_floor, resolve_method
 from tnet.formats import TuckerTensor
 from tnet.options import Truncation
 

@@ -158,7 +158,7 @@ def _start(prepared: Prepared, ranks: tuple[int, ...], init: object, rng: Any) -
             raise ShapeError(
                 f"init has shape {init.shape} and rank {init.rank}; give one of shape {shape} and rank {ranks}."
             )
-        cores = given_parts(prepared, init.cores, [f"cores[{k}] of init" for k in range(d)])
+        cores = given_parts(x, init.cores, "init")
         return [astype(_of_norm_one(core), x.dtype) for core in cores], None
     if not isinstance(init, str) or init not in ("svd", "random"):
         raise InputError(f"init={init!r}: choose 'svd', 'random', or give a TensorRing.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 from tnet.arrays import (
@@ -20,11 +19,12 @@ from tnet.errors import InputError
 from tnet.options import Truncation
 
 __all__ = [
+    "GRAM_RESOLUTION",
     "Basis",
-    "ErrorBudget",
     "Method",
     "basis_from_gram",
     "error_floor",
+    "is_double",
     "leading_basis",
     "resolve_method",
 ]
@@ -35,7 +35,7 @@ METHODS = ("auto", "gram", "tsqr", "svd")
 # A Gram matrix squares the condition: in float64 singular values below sqrt(eps) = 1.5e-8 of the largest
 # are roundoff. Single precision is accumulated in float64, so its Gram matrix loses nothing that the
 # input had.
-_GRAM_RESOLUTION = 1e-7
+GRAM_RESOLUTION = 1e-7
 
 
 class Basis(NamedTuple):
@@ -43,38 +43,6 @@ class Basis(NamedTuple):
 
     U: Array
     discarded: float
-
-
-class ErrorBudget:
-    """Deals a squared error out to truncations, in equal shares of what is left.
-
-    Parameters
-    ----------
-    ranks : tuple of int or None
-        Ranks to keep instead, one for each step.
-    rtol : float or None
-    squared_norm : float
-    n_steps : int
-    """
-
-    def __init__(self, ranks: tuple[int, ...] | None, rtol: float | None, squared_norm: float, n_steps: int) -> None:
-        self._ranks = ranks
-        self._allowed = 0.0 if rtol is None else rtol * rtol * squared_norm
-        self._steps_left = n_steps
-        self.squared_norm = squared_norm
-        self.spent = 0.0
-
-    def truncation(self, place: int) -> Truncation:
-        """Return how to truncate at this mode or bond."""
-        if self._ranks is not None:
-            return Truncation(rank=self._ranks[place])
-        left = max(self._allowed - self.spent, 0.0)
-        return Truncation(tail=math.sqrt(left / self._steps_left))
-
-    def spend(self, discarded: float) -> None:
-        """Enter the squared norm that a step discarded."""
-        self.spent += max(discarded, 0.0)
-        self._steps_left -= 1
 
 
 def resolve_method(method: str, rtol: float | None, x: Array) -> str:
@@ -87,7 +55,7 @@ def resolve_method(method: str, rtol: float | None, x: Array) -> str:
     """
     if method not in METHODS:
         raise InputError(f"method={method!r}: choose one of {', '.join(map(repr, METHODS))}.")
-    if method == "auto" and rtol is not None and rtol < _GRAM_RESOLUTION and _is_double(x):
+    if method == "auto" and rtol is not None and rtol < GRAM_RESOLUTION and is_double(x):
         return "tsqr"
     return method
 
@@ -95,7 +63,7 @@ def resolve_method(method: str, rtol: float | None, x: Array) -> str:
 def error_floor(method: str, x: Array) -> float:
     """Return the relative error below which the sum of discarded squares is roundoff."""
     eps = float(array_namespace(x).finfo(x.dtype).eps)
-    return 100 * eps if method in ("tsqr", "svd") or not _is_double(x) else 10 * _GRAM_RESOLUTION
+    return 100 * eps if method in ("tsqr", "svd") or not is_double(x) else 10 * GRAM_RESOLUTION
 
 
 def leading_basis(Y: Array, truncation: Truncation, method: str, G: Array | None = None) -> Basis:
@@ -137,10 +105,11 @@ def basis_from_gram(G: Array, truncation: Truncation, like: Array, *, accept_rou
     ``accept_roundoff``.
     """
     U, s, discarded = truncated_eigh(G, truncation)
-    if accept_roundoff or not _is_double(like) or float(s[-1]) > _GRAM_RESOLUTION * float(s[0]):
+    if accept_roundoff or not is_double(like) or float(s[-1]) > GRAM_RESOLUTION * float(s[0]):
         return Basis(astype(U, like.dtype), discarded)
     return None
 
 
-def _is_double(x: Array) -> bool:
+def is_double(x: Array) -> bool:
+    """Return whether an array is in double precision."""
     return dtype_name(x) in ("float64", "complex128")

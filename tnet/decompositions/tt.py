@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tnet.algebra import bounded_ranks
+from tnet.algebra.error_budget import ErrorBudget
+from tnet.algebra.ranks import bond_limits
 from tnet.arrays import (
     Array,
     adjoint,
@@ -16,7 +18,7 @@ from tnet.arrays import (
     conj,
     device_kind,
     gram,
-    is_complex,
+    real_part,
     squared_norm,
     total_size,
 )
@@ -26,7 +28,6 @@ from tnet.decompositions.projection import measured_projection
 from tnet.decompositions.residual import error_after_rounding, exact_error
 from tnet.decompositions.slabs import Allowance, as_slabbed, prepare_slabs, widened
 from tnet.decompositions.truncated_basis import (
-    ErrorBudget,
     Method,
     error_floor,
     leading_basis,
@@ -38,7 +39,7 @@ from tnet.formats import TensorTrain
 from tnet.options import check_rank_or_rtol
 from tnet.results import Decomposition, History, Status
 
-__all__ = ["rank_limits", "train_of", "tt"]
+__all__ = ["train_of", "tt"]
 
 
 def tt(
@@ -121,7 +122,7 @@ def tt(
     prepared = prepare(x, first_pass=first)
     method_used = resolve_method(method, rtol, prepared.array)
     shape = tuple(int(n) for n in prepared.array.shape)
-    ranks = None if rank is None else bounded_ranks(rank, rank_limits(shape), "bond")
+    ranks = None if rank is None else bounded_ranks(rank, bond_limits(shape), "bond")
     cores, carrier, error = train_of(prepared, shape, ranks, rtol, method_used, first.gram_of(prepared.array))
     tensor = TensorTrain(tuple(rescaled(cores, carrier, prepared)))
     if prepared.is_half:
@@ -138,7 +139,7 @@ def _within_memory(
     if method == "svd":
         raise InputError("memory_limit= with method='svd', which needs x in memory: choose 'auto', 'gram' or 'tsqr'.")
     rightwards = _goes_right(source.shape)
-    ranks = None if rank is None else bounded_ranks(rank, rank_limits(source.shape), "bond")
+    ranks = None if rank is None else bounded_ranks(rank, bond_limits(source.shape), "bond")
     check_train_need(source, ranks, allowance, rightwards=rightwards)
     source, prepared = prepare_slabs(source, allowance)
     norm2 = prepared.squared_norm
@@ -172,7 +173,7 @@ class _FirstPass:
             G = gram(first)
         self._array, self._gram = array, G
         trace = xp.linalg.trace(G)
-        return float(xp.real(trace)) if is_complex(G) else float(trace)
+        return float(real_part(trace))
 
     def gram_of(self, array: Array) -> Array | None:
         """Return the Gram matrix, unless the array to compute with is another than the one it was made of."""
@@ -262,8 +263,3 @@ def _cut(
 def _projection(Y: Array, U: Array, transposed: bool) -> Array:
     xp = array_namespace(Y)
     return xp.matrix_transpose(xp.matrix_transpose(Y) @ conj(U)) if transposed else adjoint(U) @ Y
-
-
-def rank_limits(shape: Sequence[int]) -> list[int]:
-    """Return the largest rank that each bond can have: the shorter side of its unfolding."""
-    return [min(total_size(shape[:k]), total_size(shape[k:])) for k in range(1, len(shape))]

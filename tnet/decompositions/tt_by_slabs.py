@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from tnet.algebra.error_budget import ErrorBudget
 from tnet.arrays import (
     Array,
     adjoint,
@@ -20,7 +21,6 @@ from tnet.arrays import (
 from tnet.decompositions.slabs import Allowance, SlabbedArray, residual_error
 from tnet.decompositions.truncated_basis import (
     Basis,
-    ErrorBudget,
     basis_from_gram,
     error_floor,
     leading_basis,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tnet.algebra import bounded_ranks
+from tnet.algebra.ranks import mode_limits
 from tnet.arrays import Array, resolve_rng
 from tnet.contraction.memory import parse_bytes
 from tnet.decompositions.hooi import TuckerFit, hooi, tucker_as_returned
@@ -18,7 +19,7 @@ from tnet.decompositions.preparation import prepare
 from tnet.decompositions.range_finder import randomized_tucker
 from tnet.decompositions.residual import error_after_rounding, exact_error
 from tnet.decompositions.slabs import Allowance, SlabbedArray, as_slabbed, prepare_slabs, widened
-from tnet.decompositions.sthosvd import FirstPass, Projected, sthosvd, tucker_rank_limits
+from tnet.decompositions.sthosvd import FirstPass, Projected, sthosvd
 from tnet.decompositions.sthosvd_by_slabs import check_need, sthosvd_by_slabs, tucker_residual
 from tnet.decompositions.tucker_sketch import sketch_bytes, sketched_tucker
 from tnet.errors import InputError
@@ -223,7 +224,7 @@ def _within_memory(
 ) -> Decomposition[TuckerTensor]:
     """Decompose by ST-HOSVD, or by a sketch of that oversampling and random state, reading parts of ``x``."""
     source = as_slabbed(x)
-    ranks = None if rank is None else bounded_ranks(rank, tucker_rank_limits(source.shape), "mode")
+    ranks = None if rank is None else bounded_ranks(rank, mode_limits(source.shape), "mode")
     seed: int | None = None
     if sketch is not None and ranks is not None:
         oversampling, rng = sketch

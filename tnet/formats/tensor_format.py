@@ -19,6 +19,7 @@ from tnet.arrays import (
     device_of,
     dtype_name,
     is_torch,
+    itemsize,
     register_torch_pytree,
     resolve_dtype,
     to_device,
@@ -107,7 +108,7 @@ class TensorFormat(ABC):
     @property
     def nbytes(self) -> int:
         """Bytes of the stored elements."""
-        return sum(total_size(array.shape) * _itemsize(array) for array in self.arrays)
+        return sum(total_size(array.shape) * itemsize(array) for array in self.arrays)
 
     def to_dense(self) -> Array:
         """Return the dense tensor, of shape ``self.shape``, in the library of the arrays.
@@ -189,7 +190,7 @@ class TensorFormat(ABC):
                 f"the dense tensor would have {self.ndim} modes; an array has at most {_MAX_DENSE_NDIM}: "
                 "work with the format itself."
             )
-        size = total_size(self.shape) * _itemsize(self.arrays[0])
+        size = total_size(self.shape) * itemsize(self.arrays[0])
         if size > _MAX_DENSE_BYTES:
             raise MemoryLimitError(
                 f"the dense tensor of shape {_short(self.shape)} would take {size:.3g} bytes: "
@@ -211,13 +212,6 @@ def check_operand(x: object, n: int, what: str) -> tuple[Array, tuple[int, ...]]
     if array.ndim not in (1, 2) or array.shape[0] != n:
         raise ShapeError(f"{what} @ array of shape {tuple(array.shape)}: give shape ({n},) or ({n}, k).")
     return array, tuple(array.shape[1:])
-
-
-def _itemsize(array: Array) -> int:
-    if hasattr(array, "itemsize"):
-        return int(array.itemsize)
-    bits = "".join(letter for letter in dtype_name(array) if letter.isdigit())
-    return max(1, int(bits or 8) // 8)
 
 
 def _short(values: object) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 import tnet
 from tnet.algebra import bounded_ranks
+from tnet.algebra.ranks import mode_limits
 from tnet.sklearn.tensor_transformer import TensorTransformer
 
 __all__ = ["TuckerTransformer"]
@@ -81,8 +82,7 @@ class TuckerTransformer(TensorTransformer):
         if self.rank is None:
             result = tnet.tucker(tensor, rtol=self.rtol)
         else:
-            limits = [min(size, tensor.size // size) for size in shape]
-            ranks = bounded_ranks(self.rank, limits, "feature mode")
+            ranks = bounded_ranks(self.rank, mode_limits(tensor.shape)[1:], "feature mode")
             # Samples are not compressed: their mode keeps all that it can have.
             result = tnet.tucker(tensor, (min(n, math.prod(shape)), *ranks), rtol=self.rtol)
         self.factors_ = list(result.tensor.factors[1:])
