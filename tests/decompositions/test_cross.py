@@ -314,3 +314,12 @@ def test_bad_arguments(options: dict[str, Any], fault: type[Exception], words: s
     with pytest.raises(fault, match=words):
         tnet.tt_cross(f, **{"shape": SHAPE, "rtol": 1e-3, "rng": 0, **options})
     assert f.count == 0
+
+
+def test_ctrl_c_before_there_is_anything_to_return_passes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tnet.decompositions.cross_pivots.Cross.train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tnet.tt_cross(lambda indices: 1.0 / (1.0 + indices.sum(axis=1)), (20,) * 4, rtol=1e-6, rng=0)

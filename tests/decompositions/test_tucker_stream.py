@@ -214,3 +214,15 @@ def test_bad_arguments_are_refused_by_name(arguments: dict[str, Any], error: Any
 def test_half_precision_is_refused() -> None:
     with pytest.raises(BackendError, match="float16"):
         tucker_stream(np.ones((4, 5), dtype=np.float16), rtol=0.1)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_slabs_of_zeros_have_no_scale(scale: float) -> None:
+    x = scale * np.random.default_rng(0).normal(size=(6, 5, 4))
+    for slabs in ((x, 0 * x), (0 * x, x), (0 * x, 0 * x, x, 0 * x)):
+        state = tucker_stream(slabs[0], rtol=0.1)
+        for slab in slabs[1:]:
+            state = state.update(slab)
+        result = state.finish()
+        whole = np.concatenate(slabs)
+        assert np.linalg.norm((whole - np.asarray(result.tensor)) / scale) <= 0.1 * np.linalg.norm(whole / scale)

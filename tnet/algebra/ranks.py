@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from tnet.arrays import total_size
+from tnet.callers import warn_caller
 from tnet.errors import RankError
 from tnet.formats.hierarchical_tucker import DimensionTree, tree_nodes
 
@@ -47,11 +46,11 @@ def bounded_ranks(rank: object, limits: Sequence[int], where: str) -> tuple[int,
             raise RankError(f"rank={rank!r}: {len(ranks)} ranks for {len(limits)} {where}s; give one for each.")
         for k, (r, limit) in enumerate(zip(ranks, limits, strict=True)):
             if r > limit:
-                _warn_clipped(f"rank {r} of {where} {k} is clipped to {limit}, the largest possible there.")
+                warn_caller(f"rank {r} of {where} {k} is clipped to {limit}, the largest possible there.")
     else:
         ranks = (positive_rank(rank),) * len(limits)
         if limits and ranks[0] > max(limits):
-            _warn_clipped(f"rank {ranks[0]} is clipped to {max(limits)}, the largest possible in any {where}.")
+            warn_caller(f"rank {ranks[0]} is clipped to {max(limits)}, the largest possible in any {where}.")
     return tuple(min(r, limit) for r, limit in zip(ranks, limits, strict=True))
 
 
@@ -76,11 +75,3 @@ def node_limits(shape: Sequence[int], tree: DimensionTree) -> list[int]:
     """Return the largest rank of each node below the root: the shorter side of its unfolding."""
     sizes = [total_size([shape[mode] for mode in node.modes]) for node in tree_nodes(tree)]
     return [min(size, sizes[0] // size) if size else 0 for size in sizes[1:]]
-
-
-def _warn_clipped(message: str) -> None:
-    """Warn at the line that called into tnet, from however deep."""
-    level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("tnet."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)

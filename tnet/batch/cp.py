@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from tnet.batch.bases import mode_grams
 from tnet.batch.preparation import PreparedBatch, exact_errors, prepare_batch, rescaled_batch
 from tnet.batch.result import BatchDecomposition
 from tnet.batch.tensors import CPBatch
+from tnet.callers import warn_caller
 from tnet.decompositions.cp_normal_equations import checked_ridge
 from tnet.decompositions.iteration import Callback, IterationInfo
 from tnet.decompositions.preparation import given_parts
@@ -201,4 +201,4 @@ def _warn_of(status: tuple[Status, ...], change: float) -> None:
         n = status.count(kind)
         if n:
             message = f"batch.cp: {n} of {len(status)} items: {kind.value}."
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+            warn_caller(message, ConvergenceWarning)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tnet.callers import warn_caller
 from tnet.compression.allocation import Allocation, Choice, allocate, check_budget
 from tnet.compression.catalogue import build_sites, choose_shrinkage, least_sites, probe_groups
 from tnet.compression.fitting import Fitted, contiguous, fit, merge, ridge_target
@@ -429,9 +429,8 @@ def _warn_of_poor_calibration(result: CompressionResult) -> None:
     """Tell the caller of :func:`compress` when the damage on held-out text is much larger."""
     held_out, seen = result.held_out_loss, result.calibration_loss
     if held_out > _GENERALISATION * seen and held_out > 1e-3:
-        warnings.warn(
+        warn_caller(
             f"the damage on held-out text is {held_out:.3g}, {held_out / max(seen, 1e-12):.1f} times that on the "
             f"calibration text ({seen:.3g}); calibrate on more text, and on text like that of your use.",
             CalibrationWarning,
-            stacklevel=3,
         )

@@ -188,6 +188,8 @@ class _Search:
         except EvaluationsSpentError:
             return Status.MAX_EVALUATIONS
         except KeyboardInterrupt:
+            if not self.errors:  # there is nothing to return yet
+                raise
             return Status.INTERRUPTED
 
     def judge(self) -> np.ndarray:

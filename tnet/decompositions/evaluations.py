@@ -38,9 +38,7 @@ class Evaluations:
         What ``f`` returned last: tells the library and dtype of the result.
     """
 
-    def __init__(
-        self, f: Callable[[np.ndarray], Any], shape: Sequence[int], budget: int | None, reserve: int = 0
-    ) -> None:
+    def __init__(self, f: Callable[[np.ndarray], Any], shape: Sequence[int], budget: int | None) -> None:
         self._f = f
         self._shape = tuple(shape)
         self._budget = budget

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
+from tnet.callers import warn_caller
 from tnet.errors import ConvergenceWarning
 from tnet.options import Stopping
 from tnet.results import Status
@@ -69,4 +69,4 @@ def warn_unless_converged(name: str, status: Status, change: float) -> None:
     ``change = 0`` demands exactly ``max_iter`` sweeps: then their end is no surprise.
     """
     if status in _WORTH_A_WARNING and not (status is Status.MAX_ITER and change == 0):
-        warnings.warn(f"{name}: {status.value}.", ConvergenceWarning, stacklevel=3)
+        warn_caller(f"{name}: {status.value}.", ConvergenceWarning)

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
-from tnet.algebra import bounded_ranks
-from tnet.algebra.ranks import bond_limits
-from tnet.arrays import Array, array_namespace, as_array
-from tnet.decompositions.iteration import warn_unless_converged
-from tnet.decompositions.kronecker_fit import fit_operator
-from tnet.decompositions.mpo_fit import interleaved
-from tnet.decompositions.operator_arguments import checked_digits, checked_weight
-from tnet.decompositions.preparation import prepare, rescaled
-from tnet.decompositions.residual import error_after_rounding
-from tnet.decompositions.truncated_basis import resolve_method
-from tnet.decompositions.tt import train_of
-from tnet.errors import RankError
-from tnet.formats import KroneckerSum, TensorTrain
-from tnet.options import Stopping, check_rank_or_rtol
-from tnet.results import Decomposition, History, Status
+from tnet.arrays import Array, array_namespace
+from tnet.decompositions.mpo import operator_from
+from tnet.formats import KroneckerSum, MatrixProductOperator
+from tnet.options import Stopping
+from tnet.results import Decomposition
 
 __all__ = ["kronecker_sum"]
 
@@ -106,37 +95,24 @@ def kronecker_sum(
     >>> bool(np.allclose(result.tensor @ np.ones(6), np.kron(A, B) @ np.ones(6)))
     True
     """
-    started = time.perf_counter()
-    check_rank_or_rtol(rank, rtol)
-    weighted = weight is not None or row_weight is not None
-    if weighted and rank is None:
-        raise RankError("rtol= with a weight is not offered: give rank=.")
-    array = as_array(w, "w")
-    rows, columns = checked_digits(array, row_shape, column_shape, count=2)
-    prepared = prepare(array, "w")
-    modes = tuple(m * n for m, n in zip(rows, columns, strict=True))
-    ranks = None if rank is None else bounded_ranks(rank, bond_limits(modes), "bond")
-    if ranks is not None and weighted:
-        F = checked_weight(row_weight, "row_weight", prepared, 0)
-        C = checked_weight(weight, "weight", prepared, 1)
-        fit = fit_operator(prepared.array, rows, columns, ranks, F, C, stopping)
-        warn_unless_converged("kronecker_sum", fit.status, stopping.change)
-        tensor = _sum_of(rescaled(fit.cores, fit.center, prepared), rows, columns)
-        seconds = time.perf_counter() - started
-        return Decomposition(tensor, fit.error, "gram", fit.status, fit.history, seconds)
-    train_input = prepared._replace(array=interleaved(prepared.array, rows, columns))
-    method = resolve_method("auto", rtol, prepared.array)
-    cores, carrier, error = train_of(train_input, modes, ranks, rtol, method)
-    cores = rescaled(cores, carrier, train_input)
-    if prepared.is_half:
-        error = error_after_rounding(train_input, TensorTrain(tuple(cores)))
-    tensor = _sum_of(cores, rows, columns)
-    return Decomposition(tensor, error, "exact", Status.DIRECT, History(), time.perf_counter() - started)
+    found = operator_from(
+        w,
+        row_shape,
+        column_shape,
+        rank,
+        rtol=rtol,
+        weight=weight,
+        row_weight=row_weight,
+        stopping=stopping,
+        name="kronecker_sum",
+        count=2,
+    )
+    tensor = _sum_of(found.tensor)
+    return Decomposition(tensor, found.error, found.error_kind, found.status, found.history, found.seconds)
 
 
-def _sum_of(cores: Sequence[Array], rows: tuple[int, ...], columns: tuple[int, ...]) -> KroneckerSum:
+def _sum_of(operator: MatrixProductOperator) -> KroneckerSum:
     """Return the sum whose terms are the columns of the first core and the rows of the second."""
-    xp = array_namespace(*cores)
-    R = int(cores[0].shape[2])
-    left = xp.reshape(xp.permute_dims(cores[0], (2, 1, 0)), (R, rows[0], columns[0]))
-    return KroneckerSum(left, xp.reshape(cores[1], (R, rows[1], columns[1])))
+    first, second = operator.cores
+    xp = array_namespace(first, second)
+    return KroneckerSum(xp.permute_dims(first[0, :, :, :], (2, 0, 1)), second[:, :, :, 0])

@@ -58,9 +58,10 @@ class LocalSystem(NamedTuple):
         state = einsum(xp, "apr,pmnq->amrnq", self.L, self.A)
         blocks = xp.reshape(einsum(xp, "amrnq,sq->samrn", state, diagonal), (-1, rows, rows))
         try:
-            return xp.linalg.inv(blocks)
+            inverses = xp.linalg.inv(blocks)
         except _SINGULAR:
             return None
+        return inverses if bool(xp.all(xp.isfinite(inverses))) else None  # CuPy raises nothing
 
 
 def left_interface(L: Array, y: Array, A: Array, x: Array) -> Array:

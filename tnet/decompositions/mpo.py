@@ -21,7 +21,7 @@ from tnet.formats import MatrixProductOperator, TensorTrain
 from tnet.options import Stopping, check_rank_or_rtol
 from tnet.results import Decomposition, History, Status
 
-__all__ = ["mpo"]
+__all__ = ["mpo", "operator_from"]
 
 
 def mpo(
@@ -105,13 +105,40 @@ def mpo(
     >>> tnet.mpo(w, (2, 3), (2, 2), rtol=1e-10).tensor.rank
     (1,)
     """
+    return operator_from(
+        w,
+        row_shape,
+        column_shape,
+        rank,
+        rtol=rtol,
+        weight=weight,
+        row_weight=row_weight,
+        stopping=stopping,
+        name="mpo",
+    )
+
+
+def operator_from(
+    w: Array,
+    row_shape: Sequence[int],
+    column_shape: Sequence[int],
+    rank: int | Sequence[int] | None,
+    *,
+    rtol: float | None,
+    weight: Array | None,
+    row_weight: Array | None,
+    stopping: Stopping,
+    name: str,
+    count: int | None = None,
+) -> Decomposition[MatrixProductOperator]:
+    """Return what :func:`mpo` does, called by the function ``name``; ``count`` is how many digits there must be."""
     started = time.perf_counter()
     check_rank_or_rtol(rank, rtol)
     weighted = weight is not None or row_weight is not None
     if weighted and rank is None:
         raise RankError("rtol= with a weight is not offered: give rank=.")
     array = as_array(w, "w")
-    rows, columns = checked_digits(array, row_shape, column_shape)
+    rows, columns = checked_digits(array, row_shape, column_shape, count)
     prepared = prepare(array, "w")
     modes = tuple(m * n for m, n in zip(rows, columns, strict=True))
     ranks = None if rank is None else bounded_ranks(rank, bond_limits(modes), "bond")
@@ -119,7 +146,7 @@ def mpo(
         F = checked_weight(row_weight, "row_weight", prepared, 0)
         C = checked_weight(weight, "weight", prepared, 1)
         fit = fit_operator(prepared.array, rows, columns, ranks, F, C, stopping)
-        warn_unless_converged("mpo", fit.status, stopping.change)
+        warn_unless_converged(name, fit.status, stopping.change)
         cores = rescaled(fit.cores, fit.center, prepared)
         tensor = MatrixProductOperator(_with_digits(cores, rows, columns))
         seconds = time.perf_counter() - started

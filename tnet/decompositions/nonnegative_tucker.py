@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tnet.algebra import unfold
 from tnet.arrays import (
     Array,
     Namespace,
@@ -181,9 +182,9 @@ class _Iteration:
         for k, G in enumerate(self._grams):
             if k != mode:
                 B = mode_product(B, G, k)
-        C = _unfolded(xp, self._core, mode)
-        M = _unfolded(xp, T, mode) @ xp.matrix_transpose(C)
-        H = _unfolded(xp, B, mode) @ xp.matrix_transpose(C)
+        C = unfold(self._core, mode)
+        M = unfold(T, mode) @ xp.matrix_transpose(C)
+        H = unfold(B, mode) @ xp.matrix_transpose(C)
         return hals(self._factors[mode], M, H, self._passes[mode], INNER_CHANGE)
 
     def _improved_core(self, Y: Array) -> Array:
@@ -228,8 +229,3 @@ def _corner(shape: tuple[int, ...]) -> np.ndarray:
 def _along(xp: Namespace, values: Array, mode: int, d: int) -> Array:
     """Return a vector as an array of order d, along one mode."""
     return xp.reshape(values, tuple(-1 if k == mode else 1 for k in range(d)))
-
-
-def _unfolded(xp: Namespace, x: Array, mode: int) -> Array:
-    others = [k for k in range(x.ndim) if k != mode]
-    return xp.reshape(xp.permute_dims(x, (mode, *others)), (x.shape[mode], -1))

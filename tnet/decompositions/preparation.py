@@ -23,7 +23,7 @@ from tnet.arrays import (
 )
 from tnet.errors import InputError
 
-__all__ = ["Prepared", "given_parts", "in_c_order", "part_exponent_limit", "prepare", "rescaled"]
+__all__ = ["Prepared", "checked_input", "given_parts", "in_c_order", "part_exponent_limit", "prepare", "rescaled"]
 
 # |log2| of the entries that a part may hold: products of a few such parts stay in range.
 _PART_EXPONENT = {"float16": 10, "bfloat16": 100, "float32": 100, "complex64": 100}
@@ -65,14 +65,7 @@ def prepare(x: object, name: str = "x", first_pass: Callable[[Array], float] | N
     InputError
         Order 0, an empty mode, a non-finite entry.
     """
-    array = as_array(x, name)
-    require_floating(array, name)
-    if array.ndim == 0:
-        raise InputError(f"{name} has no modes (a single number): give an array of order 1 or more.")
-    if total_size(array.shape) == 0:
-        raise InputError(f"{name} of shape {tuple(array.shape)} is empty: every mode needs an entry.")
-    if is_torch(array):
-        array = array.detach()
+    array = checked_input(x, name)
     scaled = balanced_scale(to_compute(array), name, first_pass)
     return Prepared(
         scaled.array,
@@ -81,6 +74,17 @@ def prepare(x: object, name: str = "x", first_pass: Callable[[Array], float] | N
         array.dtype,
         dtype_name(array) in ("float16", "bfloat16"),
     )
+
+
+def checked_input(x: object, name: str = "x") -> Array:
+    """Return an input as an array, detached; nothing but its shape and dtype is read. Raises as :func:`prepare`."""
+    array = as_array(x, name)
+    require_floating(array, name)
+    if array.ndim == 0:
+        raise InputError(f"{name} has no modes (a single number): give an array of order 1 or more.")
+    if total_size(array.shape) == 0:
+        raise InputError(f"{name} of shape {tuple(array.shape)} is empty: every mode needs an entry.")
+    return array.detach() if is_torch(array) else array
 
 
 def in_c_order(prepared: Prepared) -> Prepared:

@@ -6,30 +6,42 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tnet.arrays import (
     Array,
     array_namespace,
-    as_array,
     astype,
     compute_dtype,
     device_kind,
-    is_torch,
+    is_complex,
     itemsize,
-    require_floating,
     safe_exponent,
     scale_by_power_of_two,
     squared_norm,
     total_size,
 )
 from tnet.contraction.memory import format_bytes
-from tnet.decompositions.preparation import Prepared
+from tnet.decompositions.preparation import Prepared, checked_input
 from tnet.errors import InputError, MemoryLimitError
 
-__all__ = ["Allowance", "Slab", "SlabbedArray", "as_slabbed", "prepare_slabs", "residual_error", "widened"]
+__all__ = [
+    "WHOLE_COPIES",
+    "Allowance",
+    "Slab",
+    "SlabbedArray",
+    "as_slabbed",
+    "gram_bytes",
+    "prepare_slabs",
+    "residual_error",
+    "widened",
+]
+
+# Of an array under QR, with all that becomes of it.
+WHOLE_COPIES = 6
+_GRAM_COPIES = 5
 
 # Headers of arrays, tuples, generators: what Python holds beside the numbers.
 _OWN_OBJECTS = 3 << 14
@@ -139,15 +151,10 @@ def as_slabbed(x: object) -> SlabbedArray:
     """
     if isinstance(x, np.ndarray) and not x.dtype.isnative:
         raise InputError("x is in the byte order of another machine, and would be copied whole: convert it first.")
-    array: Any = as_array(x, "x")
-    require_floating(array, "x")
-    if array.ndim == 0:
-        raise InputError("x has no modes (a single number): give an array of order 1 or more.")
-    if total_size(array.shape) == 0:
-        raise InputError(f"x of shape {tuple(array.shape)} is empty: every mode needs an entry.")
+    array = checked_input(x)
     if device_kind(array) == "meta":
         raise InputError("a tensor on the meta device has no values: materialise it first.")
-    return SlabbedArray(array.detach() if is_torch(array) else array)
+    return SlabbedArray(array)
 
 
 def prepare_slabs(source: SlabbedArray, allowance: Allowance) -> tuple[SlabbedArray, Prepared]:
@@ -227,3 +234,8 @@ def residual_error(
     slabs = source.slabs(range(len(source.shape)), 6, allowance, "the residual of x")
     total = sum(squared_norm(slab.array - part(slab.place)) for slab in slabs)
     return math.sqrt(total / norm2) if norm2 > 0 else 0.0
+
+
+def gram_bytes(n: int, source: SlabbedArray) -> int:
+    """Bytes of a Gram matrix of order n, the sum it is added to, its check, eigenvectors and LAPACK's workspace."""
+    return _GRAM_COPIES * n * n * (16 if is_complex(source.like) else 8)

@@ -7,20 +7,15 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from tnet.algebra import bounded_ranks
+from tnet.algebra import unfold
 from tnet.algebra.error_budget import ErrorBudget
-from tnet.algebra.ranks import mode_limits
 from tnet.arrays import (
     Array,
     adjoint,
     array_namespace,
-    device_kind,
     dtype_name,
     gram,
     mode_product,
-    real_part,
     squared_norm,
     total_size,
 )
@@ -36,8 +31,8 @@ from tnet.formats import TuckerTensor
 from tnet.options import Truncation
 
 __all__ = [
-    "FirstPass",
     "Projected",
+    "first_gram",
     "leading_factor",
     "mode_gram",
     "order_of_modes",
@@ -57,46 +52,13 @@ class Projected(NamedTuple):
     error: float
 
 
-class FirstPass:
-    """The first pass over the input: the Gram matrix of the first mode to be cut, whose trace is the squared norm.
-
-    It is also the first to know the shape: it checks the ranks before anything is computed.
-
-    Parameters
-    ----------
-    rank : int or sequence of int or None
-    rtol : float or None
-    by_gram : bool
-        False: only the squared norm, for methods that need no Gram matrix.
-    """
-
-    def __init__(self, rank: object, rtol: float | None, *, by_gram: bool = True) -> None:
-        self._rank, self._rtol, self._by_gram = rank, rtol, by_gram
-        self._array: Array | None = None
-        self._gram: Array | None = None
-        self._checked = False
-        self.ranks: tuple[int, ...] | None = None
-
-    def __call__(self, array: Array) -> float:
-        """Return the squared norm; not finite where an entry is not, or where squares overflow."""
-        shape = tuple(int(n) for n in array.shape)
-        if self._rank is not None and not self._checked:
-            self.ranks = bounded_ranks(self._rank, mode_limits(shape), "mode")
-        self._checked = True
-        mode = order_of_modes(shape, self.ranks)[0]
-        unresolved = resolve_method("auto", self._rtol, array) != "auto"
-        if not self._by_gram or unresolved or shape[mode] ** 2 > total_size(shape) or device_kind(array) == "meta":
-            return squared_norm(array)
-        xp = array_namespace(array)
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            G = mode_gram(array, mode)
-        self._array, self._gram = array, G
-        trace = xp.linalg.trace(G)
-        return float(real_part(trace))
-
-    def gram_of(self, array: Array) -> Array | None:
-        """Return the Gram matrix, unless the array to compute with is another than the one it was made of."""
-        return self._gram if array is self._array else None
+def first_gram(x: Array, ranks: tuple[int, ...] | None, rtol: float | None) -> Array | None:
+    """Return the Gram matrix of the mode that is cut first, where it is the way to its basis."""
+    shape = tuple(int(n) for n in x.shape)
+    mode = order_of_modes(shape, ranks)[0]
+    if resolve_method("auto", rtol, x) != "auto" or shape[mode] ** 2 > total_size(shape):
+        return None
+    return mode_gram(x, mode)
 
 
 def sthosvd(
@@ -170,7 +132,6 @@ def leading_factor(
     G : array, optional
         The Gram matrix of the unfolding, where it is known already.
     """
-    xp = array_namespace(Y)
     n = int(Y.shape[mode])
     if method == "auto" and n <= total_size(Y.shape) // n:
         # The unfolding itself is made only if its Gram matrix turns out not to resolve enough.
@@ -178,9 +139,7 @@ def leading_factor(
         if found is not None:
             return found
         method = "tsqr"
-    others = [k for k in range(Y.ndim) if k != mode]
-    unfolded = xp.reshape(xp.permute_dims(Y, (mode, *others)), (n, -1))
-    return leading_basis(unfolded, truncation, method)
+    return leading_basis(unfold(Y, mode), truncation, method)
 
 
 def mode_gram(Y: Array, mode: int) -> Array:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tnet.algebra import unfold
 from tnet.algebra.error_budget import ErrorBudget
 from tnet.arrays import (
     Array,
     adjoint,
     array_namespace,
-    is_complex,
     svd_truncated,
     total_size,
     tsqr,
     ttm_chain,
 )
-from tnet.decompositions.slabs import Allowance, Slab, SlabbedArray, residual_error
+from tnet.decompositions.slabs import WHOLE_COPIES, Allowance, Slab, SlabbedArray, gram_bytes, residual_error
 from tnet.decompositions.sthosvd import Projected, leading_factor, mode_gram, order_of_modes
 from tnet.decompositions.truncated_basis import Basis, basis_from_gram, error_floor, resolve_method
 from tnet.formats import TuckerTensor
@@ -24,10 +24,7 @@ from tnet.options import Truncation
 
 __all__ = ["check_need", "sthosvd_by_slabs", "tucker_residual"]
 
-# A Gram matrix, the sum it is added to, its check, its eigenvectors and the workspace of LAPACK.
-_GRAM_COPIES = 5
 _TRIANGLE_COPIES = 4  # of a slab that is unfolded, stacked on a triangle and factorised
-_WHOLE_COPIES = 6  # of an array whose longest mode is factorised by QR
 
 
 def sthosvd_by_slabs(
@@ -115,7 +112,7 @@ class _Rest:
         if n > total_size(self._shape) // n or len(self._shape) == 1:
             Y = self.in_memory()
             what = f"the QR decomposition along mode {mode}, longer than all others together,"
-            allowance.require(_WHOLE_COPIES * total_size(Y.shape) * self._source.itemsize, what)
+            allowance.require(WHOLE_COPIES * total_size(Y.shape) * self._source.itemsize, what)
             return leading_factor(Y, mode, truncation, method)
         if not self._free_axes(mode):
             self.in_memory()
@@ -155,7 +152,7 @@ class _Rest:
 
     def _gram(self, mode: int) -> Array:
         n = self._shape[mode]
-        allowance = self._allowance.holding(self._held + _gram_bytes(n, self._source))
+        allowance = self._allowance.holding(self._held + gram_bytes(n, self._source))
         # Put in order, projected, widened to double precision and conjugated.
         copies = 1 + (2 if self._pending else 0) + 32 / self._source.itemsize
         what = f"the Gram matrix of mode {mode} and a part of x"
@@ -168,14 +165,13 @@ class _Rest:
         """Return R with ``R^H R`` the Gram matrix, without squaring anything."""
         xp = array_namespace(self._source.x)
         n = self._shape[mode]
-        allowance = self._allowance.holding(self._held + _gram_bytes(n, self._source))
+        allowance = self._allowance.holding(self._held + gram_bytes(n, self._source))
         copies = _TRIANGLE_COPIES + (2 if self._pending else 0)
         what = f"the QR decomposition along mode {mode} of a part of x"
         R: Array = None
         for slab in self._source.slabs(self._free_axes(mode), copies, allowance, what):
             Y = self._projected(slab)
-            others = [k for k in range(Y.ndim) if k != mode]
-            rows = adjoint(xp.reshape(xp.permute_dims(Y, (mode, *others)), (n, -1)))
+            rows = adjoint(unfold(Y, mode))
             R = tsqr(rows if R is None else xp.concat([R, rows], axis=0))
         return R
 
@@ -202,13 +198,9 @@ def check_need(source: SlabbedArray, ranks: tuple[int, ...] | None, allowance: A
         n = left[mode]
         others = total_size(left) // n
         whole = n * others * source.itemsize
-        work = _WHOLE_COPIES * whole if n > others else _gram_bytes(n, source)
+        work = WHOLE_COPIES * whole if n > others else gram_bytes(n, source)
         # A longest mode, and the last unfolding whatever the way there, are in memory.
         work += whole if n > others or mode == order[-1] else 0
         allowance.require(factors + work, f"mode {mode} of size {n}, cut to rank {ranks[mode]},")
         factors += n * ranks[mode] * source.itemsize
         left[mode] = ranks[mode]
-
-
-def _gram_bytes(n: int, source: SlabbedArray) -> int:
-    return _GRAM_COPIES * n * n * (16 if is_complex(source.like) else 8)

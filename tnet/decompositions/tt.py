@@ -6,8 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from tnet.algebra import bounded_ranks
 from tnet.algebra.error_budget import ErrorBudget
 from tnet.algebra.ranks import bond_limits
@@ -16,13 +14,11 @@ from tnet.arrays import (
     adjoint,
     array_namespace,
     conj,
-    device_kind,
     gram,
-    real_part,
-    squared_norm,
     total_size,
 )
 from tnet.contraction.memory import parse_bytes
+from tnet.decompositions.first_pass import FirstPass
 from tnet.decompositions.preparation import Prepared, prepare, rescaled
 from tnet.decompositions.projection import measured_projection
 from tnet.decompositions.residual import error_after_rounding, exact_error
@@ -118,7 +114,7 @@ def tt(
     limit = parse_bytes(memory_limit)
     if limit is not None:
         return _within_memory(x, rank, rtol, method, Allowance(limit), started)
-    first = _FirstPass(method, rtol)
+    first = FirstPass(lambda array: _first_gram(array, method, rtol))
     prepared = prepare(x, first_pass=first)
     method_used = resolve_method(method, rtol, prepared.array)
     shape = tuple(int(n) for n in prepared.array.shape)
@@ -151,33 +147,14 @@ def _within_memory(
     return Decomposition(tensor, error, "exact", Status.DIRECT, History(), time.perf_counter() - started)
 
 
-class _FirstPass:
-    """The first pass over the input: the Gram matrix of the first unfolding, whose trace is the squared norm."""
-
-    def __init__(self, method: Method, rtol: float | None) -> None:
-        self._method, self._rtol = method, rtol
-        self._array: Array | None = None
-        self._gram: Array | None = None
-
-    def __call__(self, array: Array) -> float:
-        """Return the squared norm; not finite where an entry is not, or where squares overflow."""
-        shape = tuple(int(n) for n in array.shape)
-        by_gram = resolve_method(self._method, self._rtol, array) in ("auto", "gram")
-        m = min(shape[0], shape[-1])
-        if not by_gram or array.ndim == 1 or m * m > total_size(shape) or device_kind(array) == "meta":
-            return squared_norm(array)
-        xp = array_namespace(array)
-        n = total_size(shape) // m
-        first = xp.reshape(array, (m, n)) if _goes_right(shape) else xp.matrix_transpose(xp.reshape(array, (n, m)))
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            G = gram(first)
-        self._array, self._gram = array, G
-        trace = xp.linalg.trace(G)
-        return float(real_part(trace))
-
-    def gram_of(self, array: Array) -> Array | None:
-        """Return the Gram matrix, unless the array to compute with is another than the one it was made of."""
-        return self._gram if array is self._array else None
+def _first_gram(x: Array, method: Method, rtol: float | None) -> Array | None:
+    """Return the Gram matrix of the unfolding that the sweep cuts first, where it is the way to its basis."""
+    shape = tuple(int(n) for n in x.shape)
+    m, n = min(shape[0], shape[-1]), total_size(shape)
+    if resolve_method(method, rtol, x) not in ("auto", "gram") or x.ndim == 1 or m * m > n:
+        return None
+    xp = array_namespace(x)
+    return gram(xp.reshape(x, (m, -1)) if _goes_right(shape) else xp.matrix_transpose(xp.reshape(x, (-1, m))))
 
 
 def _goes_right(shape: Sequence[int]) -> bool:

@@ -13,12 +13,11 @@ from tnet.arrays import (
     array_namespace,
     conj,
     gram,
-    is_complex,
     svd_truncated,
     total_size,
     tsqr,
 )
-from tnet.decompositions.slabs import Allowance, SlabbedArray, residual_error
+from tnet.decompositions.slabs import WHOLE_COPIES, Allowance, SlabbedArray, gram_bytes, residual_error
 from tnet.decompositions.truncated_basis import (
     Basis,
     basis_from_gram,
@@ -30,10 +29,7 @@ from tnet.options import Truncation
 
 __all__ = ["Train", "check_train_need", "train_by_slabs", "train_residual"]
 
-# As in ST-HOSVD by slabs: a Gram matrix with all that becomes of it, a slab on a triangle, a whole array under QR.
-_GRAM_COPIES = 5
-_TRIANGLE_COPIES = 5
-_WHOLE_COPIES = 6
+_TRIANGLE_COPIES = 5  # of a slab that is unfolded, stacked on a triangle and factorised
 
 
 class Train(NamedTuple):
@@ -134,7 +130,7 @@ class _Rest:
             self._materialise()
             what = f"the QR decomposition of an unfolding of {n} by {others}"
             allowance = self._allowance.holding(self._held)
-            allowance.require(_WHOLE_COPIES * n * others * self._source.itemsize, what)
+            allowance.require(WHOLE_COPIES * n * others * self._source.itemsize, what)
             return leading_basis(self._as_unfolding(self._source.x), truncation, method)
         if method in ("auto", "gram"):
             G = self._gram()
@@ -213,7 +209,7 @@ class _Rest:
 
     def _unfolded_slabs(self, n: int, copies: float, what: str) -> Iterator[Array]:
         """Yield columns of the next unfolding, as many as fit."""
-        allowance = self._allowance.holding(self._held + _gram_bytes(n, self._source))
+        allowance = self._allowance.holding(self._held + gram_bytes(n, self._source))
         free = self._axes_of_modes(len(self._modes) - 1)
         for slab in self._source.slabs(free, copies + (2 if self._pending else 0), allowance, what):
             yield self._as_unfolding(self._projected(slab.array))
@@ -255,12 +251,8 @@ def check_train_need(
     held, rank = 0, 1
     for step, r in enumerate(bonds):
         n, others = rank * modes[step], total_size(modes[step + 1 :])
-        work = (1 + _WHOLE_COPIES) * n * others * source.itemsize if n > others else _gram_bytes(n, source)
+        work = (1 + WHOLE_COPIES) * n * others * source.itemsize if n > others else gram_bytes(n, source)
         allowance.require(held + work, f"an unfolding of {n} by {others}, cut to rank {r},")
         held += 2 * n * r * source.itemsize
         rank = r
     allowance.require(held + rank * modes[-1] * source.itemsize, f"a train of ranks {ranks}")
-
-
-def _gram_bytes(n: int, source: SlabbedArray) -> int:
-    return _GRAM_COPIES * n * n * (16 if is_complex(source.like) else 8)

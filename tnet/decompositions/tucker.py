@@ -12,14 +12,15 @@ from tnet.algebra import bounded_ranks
 from tnet.algebra.ranks import mode_limits
 from tnet.arrays import Array, resolve_rng
 from tnet.contraction.memory import parse_bytes
+from tnet.decompositions.first_pass import FirstPass
 from tnet.decompositions.hooi import TuckerFit, hooi, tucker_as_returned
 from tnet.decompositions.iteration import Callback, warn_unless_converged
 from tnet.decompositions.nonnegative_tucker import nonnegative_tucker
-from tnet.decompositions.preparation import prepare
+from tnet.decompositions.preparation import checked_input, prepare
 from tnet.decompositions.range_finder import randomized_tucker
 from tnet.decompositions.residual import error_after_rounding, exact_error
 from tnet.decompositions.slabs import Allowance, SlabbedArray, as_slabbed, prepare_slabs, widened
-from tnet.decompositions.sthosvd import FirstPass, Projected, sthosvd
+from tnet.decompositions.sthosvd import Projected, first_gram, sthosvd
 from tnet.decompositions.sthosvd_by_slabs import check_need, sthosvd_by_slabs, tucker_residual
 from tnet.decompositions.tucker_sketch import sketch_bytes, sketched_tucker
 from tnet.errors import InputError
@@ -177,19 +178,21 @@ def tucker(
             raise InputError(f"memory_limit= with method={method!r}: only {_BY_SLABS} read x in slabs.")
         sketch = (oversampling, rng) if method == "sketch" else None
         return _within_memory(x, rank, rtol, sketch, Allowance(limit), started)
-    first = FirstPass(rank, rtol, by_gram=method in ("sthosvd", "hooi") and not nonnegative)
+    ranks = None if rank is None else bounded_ranks(rank, mode_limits(checked_input(x).shape), "mode")
+    by_gram = method in ("sthosvd", "hooi") and not nonnegative
+    first = FirstPass(lambda array: first_gram(array, ranks, rtol) if by_gram else None)
     prepared = prepare(x, first_pass=first)
     array, norm2 = prepared.array, prepared.squared_norm
     G = first.gram_of(array)
     seed: int | None = None
     if nonnegative:
-        assert first.ranks is not None
-        fit, seed = nonnegative_tucker(prepared, first.ranks, stopping, rng, callback, started)
+        assert ranks is not None
+        fit, seed = nonnegative_tucker(prepared, ranks, stopping, rng, callback, started)
         warn_unless_converged("tucker", fit.status, stopping.change)
     elif method == "hooi":
         fit = hooi(
             prepared,
-            first.ranks,
+            ranks,
             rtol,
             first_gram=G,
             oversampling=oversampling,
@@ -201,13 +204,13 @@ def tucker(
         warn_unless_converged("tucker", fit.status, stopping.change)
     elif method == "randomized":
         generator, seed = resolve_rng(rng)
-        fit = _direct(randomized_tucker(array, first.ranks, rtol, norm2, oversampling, power, generator))
-    elif method == "sketch" and first.ranks is not None:
+        fit = _direct(randomized_tucker(array, ranks, rtol, norm2, oversampling, power, generator))
+    elif method == "sketch" and ranks is not None:
         generator, seed = resolve_rng(rng)
-        found = sketched_tucker(SlabbedArray(array), first.ranks, oversampling, generator, _SKETCH_PART)
+        found = sketched_tucker(SlabbedArray(array), ranks, oversampling, generator, _SKETCH_PART)
         fit = _direct(Projected(*found, exact_error(array, TuckerTensor(*found), norm2)))
     else:
-        fit = _direct(sthosvd(array, first.ranks, rtol, norm2, first_gram=G))
+        fit = _direct(sthosvd(array, ranks, rtol, norm2, first_gram=G))
     tensor = tucker_as_returned(fit.core, fit.factors, prepared)
     error = error_after_rounding(prepared, tensor) if prepared.is_half else fit.error
     history = History(fit.errors, fit.seconds)

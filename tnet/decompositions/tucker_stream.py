@@ -182,7 +182,7 @@ class TuckerStream:
             A non-finite entry, or entries too large or too small to stand beside the first slab's.
         """
         started = time.perf_counter()
-        S, slab_norm2 = self._as_slab(slab)
+        S, slab_norm2, origin = self._as_slab(slab)
         norm2 = self.squared_norm + slab_norm2
         method = resolve_method("auto", self.rtol, S)
         allowed = self.rtol**2 * norm2
@@ -204,6 +204,7 @@ class TuckerStream:
             self,
             core=cut.core,
             factors=tuple(factors),
+            origin=origin,
             squared_norm=norm2,
             lost=lost2 + cut.lost,
             clean=clean,
@@ -226,8 +227,8 @@ class TuckerStream:
         kind = "exact" if self.is_exact else "bound"
         return Decomposition(tensor, self.error, kind, Status.DIRECT, History(), self.seconds)
 
-    def _as_slab(self, slab: Array) -> tuple[Array, float]:
-        """Return a slab with the growing mode first, in the scale of the state, and its squared norm."""
+    def _as_slab(self, slab: Array) -> tuple[Array, float, Prepared]:
+        """Return a slab with the growing mode first, its squared norm, and the scale of both, that of the state."""
         prepared = _prepared(slab)
         array = prepared.array
         if prepared.dtype != self.origin.dtype:
@@ -239,11 +240,13 @@ class TuckerStream:
             n != m for k, (n, m) in enumerate(zip(shape, expected, strict=True)) if k != self.mode
         ):
             raise ShapeError(f"a slab of shape {shape} for a stream of {expected}: only mode {self.mode} may differ.")
-        shift = prepared.exponent - self.origin.exponent
+        # Zeros have no scale.
+        origin = self.origin if self.squared_norm > 0 else self.origin._replace(exponent=prepared.exponent)
+        shift = prepared.exponent - origin.exponent if prepared.squared_norm > 0 else 0
         norm2 = math.ldexp(prepared.squared_norm, 2 * shift) if abs(shift) < 400 else math.inf
         if shift and not (0.0 < norm2 < float(xp.finfo(array.dtype).max)):
             raise InputError("a slab whose scale is out of range beside that of the first: scale all slabs alike.")
-        return xp.moveaxis(scale_by_power_of_two(array, shift), self.mode, 0), norm2
+        return xp.moveaxis(scale_by_power_of_two(array, shift), self.mode, 0), norm2, origin
 
     def _cut(self, Z: Array, allowed: float, clean: tuple[int, ...], method: str) -> _Cut:
         """Cut the core with the new rows behind it in the growing mode, by no more than ``allowed`` in square.

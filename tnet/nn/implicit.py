@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tnet.arrays import check_finite
+from tnet.callers import warn_caller
 from tnet.decompositions import cp, tt, tucker
 from tnet.errors import BackendError, ConvergenceWarning, InputError
 from tnet.formats import CPTensor, TensorFormat, TensorTrain, TuckerTensor
@@ -311,7 +312,7 @@ def _result(tensor: T, x: Tensor, norm: Tensor, gradient_norm: float, name: str)
             f"{name}: the gradient of the fit is {gradient_norm:.1e} (for ||x|| = 1), not {STATIONARY:.0e}: "
             "gradients through it are approximate; lower the rank if components cancel each other."
         )
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        warn_caller(message, ConvergenceWarning)
     # The approximation counts as constant here (envelope theorem).
     residual = (x - tensor.map_arrays(lambda part: part.detach()).to_dense()) / norm
     squared_error = residual.square().sum() / (x / norm).square().sum()
