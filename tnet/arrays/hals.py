@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from tnet.arrays.compiled import jit
 from tnet.arrays.namespace import Array, array_namespace, from_numpy_like, to_numpy
 from tnet.arrays.registry import lookup, register
 
@@ -120,15 +120,9 @@ def _hals_cuda(A: Array, M: Array, H: Array, max_passes: int, change: float) -> 
 @functools.cache
 def _compiled() -> Callable[..., None]:
     """Return the compiled loop; Numba is imported here, at the first nonnegative fit."""
-    import numba
-
     # Without "contract" the compiler may not fuse multiplications and additions; "reassoc" lets it sum the squared
     # steps in vectors. NaN and infinity keep their meaning.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc"}}
-    try:
-        return numba.njit(cache=True, **options)(_passes)
-    except RuntimeError:  # no folder to keep compiled code in: compile in every process
-        return numba.njit(**options)(_passes)
+    return jit(_passes, fastmath=frozenset({"contract", "reassoc"}))
 
 
 def _passes(rows: np.ndarray, targets: np.ndarray, H: np.ndarray, max_passes: int, change: float) -> None:

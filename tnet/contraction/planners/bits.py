@@ -1,0 +1,45 @@
+"""Sets of indices as rows of 64-bit words, for compiled planners."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from tnet.arrays.compiled import jit
+
+__all__ = ["count_bits", "weight", "weight_of_union"]
+
+
+@intrinsic
+def count_bits(typing_context: Any, word: Any) -> Any:
+    """Return the number of bits set in a word: one instruction of the processor."""
+    if not isinstance(word, types.Integer):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return word(word), generate
+
+
+@jit
+def weight(row: Any, log2_sizes: Any) -> float:
+    """Return the base-2 logarithm of the elements of a tensor with the legs ``row``."""
+    total = 0.0
+    for w in range(row.size):
+        if row[w]:
+            total += count_bits(row[w]) * log2_sizes[w]
+    return total
+
+
+@jit
+def weight_of_union(a: Any, b: Any, log2_sizes: Any) -> float:
+    """Return the base-2 logarithm of the multiply-adds that contracting legs ``a`` with ``b`` takes."""
+    total = 0.0
+    for w in range(a.size):
+        both = a[w] | b[w]
+        if both:
+            total += count_bits(both) * log2_sizes[w]
+    return total

@@ -1,0 +1,64 @@
+"""Contraction trees as arrays: the legs and the cost of every node."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tnet.arrays.compiled import jit
+from tnet.contraction.planners.bits import weight_of_union
+from tnet.contraction.planners.network import PlanningNetwork
+
+__all__ = ["legs_of_nodes", "log2_macs"]
+
+
+def log2_macs(network: PlanningNetwork, pairs: np.ndarray) -> float:
+    """Return the base-2 logarithm of the multiply-adds of all pairwise steps.
+
+    Parameters
+    ----------
+    network : PlanningNetwork
+    pairs : int32 array of shape (n - 1, 2)
+        Single-assignment numbering: step k contracts two nodes to node n + k.
+    """
+    if not len(pairs):
+        return -math.inf
+    return float(_log2_macs(legs_of_nodes(network.legs, network.output, pairs), pairs, network.log2_sizes))
+
+
+@jit
+def legs_of_nodes(inputs: Any, output: Any, pairs: Any) -> Any:
+    """Return the legs of all nodes, operands first: shape (2n - 1, W).
+
+    A node keeps an index that stands below it when the index also stands outside, or in the output. Top-down,
+    ``outside(child) = outside(parent) | below(sibling)``, so hyper-indices and batch indices need no counts.
+    """
+    n, n_words = inputs.shape
+    below = np.empty((n + pairs.shape[0], n_words), inputs.dtype)
+    below[:n] = inputs
+    for k in range(pairs.shape[0]):
+        for w in range(n_words):
+            below[n + k, w] = below[pairs[k, 0], w] | below[pairs[k, 1], w]
+    outside = np.empty_like(below)
+    outside[-1] = output
+    for k in range(pairs.shape[0] - 1, -1, -1):
+        a, b = pairs[k]
+        for w in range(n_words):
+            outside[a, w] = outside[n + k, w] | below[b, w]
+            outside[b, w] = outside[n + k, w] | below[a, w]
+    for v in range(below.shape[0]):
+        for w in range(n_words):
+            below[v, w] &= outside[v, w]
+    return below
+
+
+@jit
+def _log2_macs(legs: Any, pairs: Any, log2_sizes: Any) -> float:
+    n_steps = pairs.shape[0]
+    costs = np.empty(n_steps)
+    for k in range(n_steps):
+        costs[k] = weight_of_union(legs[pairs[k, 0]], legs[pairs[k, 1]], log2_sizes)
+    largest = costs.max()
+    return largest + math.log2(np.exp2(costs - largest).sum())
