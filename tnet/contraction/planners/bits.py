@@ -12,9 +12,7 @@ from tnet.arrays.compiled import jit
 __all__ = ["count_bits", "weight", "weight_of_union"]
 
 
-@intrinsic
-def count_bits(typing_context: Any, word: Any) -> Any:
-    """Return the number of bits set in a word: one instruction of the processor."""
+def _count_bits(typing_context: Any, word: Any) -> Any:
     if not isinstance(word, types.Integer):
         return None
 
@@ -22,6 +20,10 @@ def count_bits(typing_context: Any, word: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return word(word), generate
+
+
+count_bits: Any = intrinsic(_count_bits)
+"""Return the number of bits set in a word: one instruction of the processor."""
 
 
 @jit

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from tnet.arrays.compiled import jit
 from tnet.contraction.planners.bits import weight_of_union
 from tnet.contraction.planners.network import PlanningNetwork
 
-__all__ = ["legs_of_nodes", "log2_macs"]
+__all__ = ["Tree", "legs_of_nodes", "log2_macs"]
+
+
+class Tree(NamedTuple):
+    """A contraction tree and its cost.
+
+    Parameters
+    ----------
+    pairs : int32 array of shape (n - 1, 2)
+        Single-assignment numbering: step k contracts two nodes to node n + k.
+    log2_macs : float
+        Base-2 logarithm of the multiply-adds of all steps.
+    """
+
+    pairs: npt.NDArray[np.int32]
+    log2_macs: float
 
 
 def log2_macs(network: PlanningNetwork, pairs: np.ndarray) -> float:
