@@ -1,16 +1,28 @@
-"""Einsum equations and networks as integers and tuples: what is contracted, never how."""
+"""Einsum equations, lists of labels and networks as integers and tuples: what is contracted, never how."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any, TypeAlias
 
 from tnet.errors import IndexLabelError, InputError, ShapeError
 
-__all__ = ["ContractionSpec", "parse_equation", "spec_from_labels"]
+__all__ = ["ContractionSpec", "parse_equation", "read_interleaved", "spec_from_labels", "spec_from_terms"]
 
 Shape = tuple[int, ...]
+
+Term: TypeAlias = Sequence[Hashable | EllipsisType]
+"""Labels of one operand, axis by axis; ``...`` stands for any number of axes."""
+
+# Every other character is a label: also blanks outside ASCII, accents that combine, halves of surrogate pairs.
+_ASCII_BLANKS = dict.fromkeys(map(ord, " \t\n\r\v\f"))
+_LABELS_SHOWN = 12
+_LONGEST_TEXT = 60
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class ContractionSpec:
     sizes : tuple of int
         Size of each index.
     labels : tuple of str
-        What the user calls each index; for messages, tables and files.
+        What the user calls each index, as text and each different; for messages, tables and files.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -47,111 +59,33 @@ class ContractionSpec:
 
     @property
     def equation(self) -> str:
-        """The contraction as text: an einsum equation when every label is one character."""
-        joint = "" if all(len(label) == 1 for label in self.labels) else " "
+        """The contraction as text: an einsum equation when every label can stand in one."""
+        joint = "" if all(len(label) == 1 and label not in ",->. " for label in self.labels) else " "
         sides = [joint.join(self.labels[i] for i in indices) for indices in (*self.inputs, self.output)]
         return f"{','.join(sides[:-1])}->{sides[-1]}"
 
 
-def spec_from_labels(
-    inputs: Sequence[Sequence[str]],
-    output: Sequence[str],
-    shapes: Sequence[Shape],
-    *,
-    broadcast: frozenset[str] = frozenset(),
-) -> ContractionSpec:
-    """Give each index a number, and check that labels and shapes agree.
+@dataclass(frozen=True)
+class _EllipsisAxis:
+    """Label of an axis that an ellipsis stands for; equal to no label of the user's."""
 
-    Parameters
-    ----------
-    inputs : sequence of sequence of str
-        Labels of each operand, one an axis.
-    output : sequence of str
-        Labels of the result.
-    shapes : sequence of tuple of int
-    broadcast : frozenset of str
-        Labels for which an axis of size 1 fits any size.
+    place: int
+    """Counted from the right, where NumPy aligns broadcast axes."""
 
-    Returns
-    -------
-    ContractionSpec
-
-    Raises
-    ------
-    IndexLabelError
-        An output label is unknown or repeated, or a label carries two sizes.
-    ShapeError
-        The number of operands, or of axes of one operand, does not fit the labels.
-    """
-    if not inputs:
-        raise InputError("nothing to contract: give at least one operand.")
-    if len(inputs) != len(shapes):
-        raise ShapeError(f"the equation has {len(inputs)} operands, but {len(shapes)} were given.")
-    for position, (labels, shape) in enumerate(zip(inputs, shapes, strict=True)):
-        if len(labels) != len(shape):
-            raise ShapeError(
-                f"operand {position} of shape {shape} has {len(shape)} axes, but its labels "
-                f"{_show(labels)} name {len(labels)}."
-            )
-    sizes, owners = _sizes_of_labels(inputs, shapes, broadcast)
-    known = list(sizes)
-    _check_output(output, sizes)
-    number = {label: k for k, label in enumerate(known)}
-    numbered: list[tuple[int, ...]] = []
-    all_sizes = [sizes[label] for label in known]
-    for labels, shape in zip(inputs, shapes, strict=True):
-        indices: list[int] = []
-        for label, size in zip(labels, shape, strict=True):
-            if size == sizes[label]:
-                indices.append(number[label])
-            else:  # a broadcast axis: summing its single entry leaves the operand as it is
-                indices.append(len(all_sizes))
-                all_sizes.append(1)
-                known.append(f"{label}=1#{owners[label]}.{len(all_sizes)}")
-        numbered.append(tuple(indices))
-    return ContractionSpec(tuple(numbered), tuple(number[label] for label in output), tuple(all_sizes), tuple(known))
-
-
-def _sizes_of_labels(
-    inputs: Sequence[Sequence[str]], shapes: Sequence[Shape], broadcast: frozenset[str]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the size of each label and the operand that fixed it."""
-    sizes: dict[str, int] = {}
-    owners: dict[str, int] = {}
-    for position, (labels, shape) in enumerate(zip(inputs, shapes, strict=True)):
-        for label, size in zip(labels, shape, strict=True):
-            known = sizes.setdefault(label, size)
-            owner = owners.setdefault(label, position)
-            if known == size or (label in broadcast and size == 1):
-                continue
-            if label in broadcast and known == 1:
-                sizes[label], owners[label] = size, position
-                continue
-            raise IndexLabelError(
-                f"index {label!r} has size {known} in operand {owner} and size {size} in operand {position}; "
-                "one label has one size."
-            )
-    return sizes, owners
-
-
-def _check_output(output: Sequence[str], sizes: dict[str, int]) -> None:
-    for label in output:
-        if label not in sizes:
-            raise IndexLabelError(f"output index {label!r} appears in no operand; known are {_show(list(sizes))}.")
-    repeated = sorted({label for label in output if list(output).count(label) > 1})
-    if repeated:
-        raise IndexLabelError(f"output index {repeated[0]!r} appears more than once; give it once.")
+    def __str__(self) -> str:
+        return f"...{self.place}"
 
 
 def parse_equation(equation: str, shapes: Sequence[Shape]) -> ContractionSpec:
-    """Read an einsum equation such as ``"ij,jk->ik"``, ``"...ij,...jk"`` or ``"ii->i"``.
+    """Read an einsum equation.
 
     Parameters
     ----------
     equation : str
-        Operands separated by commas; one character names one index, blanks are ignored. Without
-        ``->`` the output holds the indices that appear once, in alphabetical order, after the
-        ellipsis. An ellipsis stands for any number of leading, middle or last axes, broadcast as
+        Operands separated by commas, then ``->`` and the output. Every character but ``,``, ``-``, ``>``,
+        ``.`` and ASCII blanks, which are ignored, names one index, and is taken as it is: Unicode is not
+        normalised. Without ``->`` the output holds the indices that appear once, in alphabetical order,
+        after the ellipsis. An ellipsis stands for any number of leading, middle or last axes, broadcast as
         NumPy broadcasts them.
     shapes : sequence of tuple of int
         One shape an operand.
@@ -165,60 +99,291 @@ def parse_equation(equation: str, shapes: Sequence[Shape]) -> ContractionSpec:
     IndexLabelError, ShapeError
         As :func:`spec_from_labels`; also for malformed equations.
     """
-    text = "".join(equation.split())
+    text = equation.translate(_ASCII_BLANKS)
     left, arrow, right = text.partition("->")
-    if "->" in right or any(c in ">-" for c in left + right):
-        raise IndexLabelError(f"equation {equation!r}: write one '->' between the operands and the output.")
+    if any(c in left or c in right for c in ">-"):
+        raise IndexLabelError(f"equation {_cut(equation)}: write one '->' between the operands and the output.")
     if "," in right:
-        raise IndexLabelError(f"equation {equation!r}: the output after '->' is one operand, without commas.")
+        raise IndexLabelError(f"equation {_cut(equation)}: the output after '->' is one operand, without commas.")
     terms = left.split(",")
     if len(terms) != len(shapes):
-        raise ShapeError(f"equation {equation!r} has {len(terms)} operands, but {len(shapes)} were given.")
-    n_ellipsis = [_ellipsis_axes(term, shape, k) for k, (term, shape) in enumerate(zip(terms, shapes, strict=True))]
-    widest = max((n for n in n_ellipsis if n is not None), default=0)
-    # NumPy aligns broadcast axes at the right, so the label counts from there.
-    ellipsis_labels = [f"...{k}" for k in range(widest, 0, -1)]
-    inputs = [
-        _split_term(term, ellipsis_labels[widest - (n or 0) :]) for term, n in zip(terms, n_ellipsis, strict=True)
+        raise ShapeError(f"equation {_cut(equation)} has {len(terms)} operands, but {len(shapes)} were given.")
+    read = [_read_term(term, f"operand {k}") for k, term in enumerate(terms)]
+    return spec_from_terms(read, _read_term(right, "the output") if arrow else None, shapes)
+
+
+def read_interleaved(arguments: Sequence[Any]) -> tuple[list[Any], list[tuple[Any, ...]], tuple[Any, ...] | None]:
+    """Split ``a, ["i", "j"], b, ["j", "k"], ["i", "k"]`` into operands, their labels, and the output.
+
+    Parameters
+    ----------
+    arguments : sequence
+        Operands, each followed by the list (or tuple) of its labels; at the end, optionally, the labels of
+        the output. A label is anything hashable, or ``...``.
+
+    Returns
+    -------
+    operands : list
+        As given: arrays or shapes.
+    terms : list of tuple
+    output : tuple or None
+        None when it was left out.
+
+    Raises
+    ------
+    InputError
+        There is no operand, or labels stand where none belong.
+    IndexLabelError
+        A label is not hashable.
+    """
+    if len(arguments) < 2:
+        raise InputError(
+            "nothing to contract: give an equation such as 'ij,jk->ik' and its operands, a TensorNetwork, or "
+            'operands with their labels: a, ["i", "j"], b, ["j", "k"], ["i", "k"].'
+        )
+    paired = len(arguments) - len(arguments) % 2
+    operands = list(arguments[:paired:2])
+    terms = [_read_labels(labels, f"operand {k}") for k, labels in enumerate(arguments[1:paired:2])]
+    output = None if paired == len(arguments) else _read_labels(arguments[-1], "the output")
+    return operands, terms, output
+
+
+def spec_from_terms(terms: Sequence[Term], output: Term | None, shapes: Sequence[Shape]) -> ContractionSpec:
+    """Replace each ellipsis by labels of its own, find the output if it was left out, and number the labels.
+
+    Parameters
+    ----------
+    terms : sequence of sequence of label
+        Labels of each operand; ``...`` stands for any number of axes, at most once in each.
+    output : sequence of label or None
+        None: the axes of the ellipsis, then the labels that appear once; sorted when they are all integers or
+        all text, as NumPy does, otherwise in order of first appearance.
+    shapes : sequence of tuple of int
+
+    Returns
+    -------
+    ContractionSpec
+
+    Raises
+    ------
+    IndexLabelError, ShapeError
+        As :func:`spec_from_labels`; also for an ellipsis that stands twice, or only in the output.
+    """
+    if len(terms) != len(shapes):
+        raise ShapeError(f"labels of {len(terms)} operands, but {len(shapes)} operands were given.")
+    n_ellipsis = [
+        _axes_of_ellipsis(term, shape, k) for k, (term, shape) in enumerate(zip(terms, shapes, strict=True))
     ]
-    if arrow:
-        if "..." in right and all(n is None for n in n_ellipsis):
-            raise IndexLabelError(f"equation {equation!r}: '...' in the output, but in no operand.")
-        output = _split_term(right, ellipsis_labels)
+    widest = max(n_ellipsis, default=0)
+    axes = [_EllipsisAxis(place) for place in range(widest, 0, -1)]
+    inputs = [_without_ellipsis(term, axes[widest - n :]) for term, n in zip(terms, n_ellipsis, strict=True)]
+    if output is None:
+        counts = Counter(label for term in terms for label in term if label is not ...)
+        kept = [*axes, *_in_default_order([label for label, n in counts.items() if n == 1])]
     else:
-        counts: dict[str, int] = {}
-        for term in terms:
-            for label in term.replace("...", ""):
-                counts[label] = counts.get(label, 0) + 1
-        output = ellipsis_labels + sorted(label for label, n in counts.items() if n == 1)
-    return spec_from_labels(inputs, output, shapes, broadcast=frozenset(ellipsis_labels))
+        if ... in output and not any(... in term for term in terms):
+            raise IndexLabelError("the output has an ellipsis '...', but no operand has one.")
+        if output.count(...) > 1:
+            raise IndexLabelError(f"output {_show(output)}: write one ellipsis '...' at most.")
+        kept = _without_ellipsis(output, axes)
+    return spec_from_labels(inputs, kept, shapes, broadcast=frozenset(axes))
 
 
-def _ellipsis_axes(term: str, shape: Shape, position: int) -> int | None:
-    """Return how many axes the ellipsis of ``term`` stands for; None without one."""
+def spec_from_labels(
+    inputs: Sequence[Sequence[Hashable]],
+    output: Sequence[Hashable],
+    shapes: Sequence[Shape],
+    *,
+    broadcast: frozenset[Hashable] = frozenset(),
+) -> ContractionSpec:
+    """Give each index a number, and check that labels and shapes agree.
+
+    Parameters
+    ----------
+    inputs : sequence of sequence of label
+        Labels of each operand, one an axis: anything hashable. Equal labels are one index.
+    output : sequence of label
+        Labels of the result.
+    shapes : sequence of tuple of int
+    broadcast : frozenset of label
+        Labels for which an axis of size 1 fits any size.
+
+    Returns
+    -------
+    ContractionSpec
+
+    Raises
+    ------
+    IndexLabelError
+        An output label is unknown or repeated, or a label carries two sizes.
+    ShapeError
+        The number of operands, or of axes of one operand, does not fit the labels, or a size is negative.
+    """
+    if not inputs:
+        raise InputError("nothing to contract: give at least one operand.")
+    if len(inputs) != len(shapes):
+        raise ShapeError(f"labels of {len(inputs)} operands, but {len(shapes)} operands were given.")
+    for position, (labels, shape) in enumerate(zip(inputs, shapes, strict=True)):
+        if len(labels) != len(shape):
+            raise ShapeError(
+                f"operand {position} of shape {shape} has {len(shape)} axes, but its labels "
+                f"{_show(labels)} name {len(labels)}."
+            )
+    sizes, owners = _sizes_of_labels(inputs, shapes, broadcast)
+    _check_output(output, inputs, sizes)
+    number = {label: k for k, label in enumerate(sizes)}
+    narrow: list[str] = []
+    numbered: list[tuple[int, ...]] = []
+    all_sizes = list(sizes.values())
+    for labels, shape in zip(inputs, shapes, strict=True):
+        indices: list[int] = []
+        for label, size in zip(labels, shape, strict=True):
+            if size == sizes[label]:
+                indices.append(number[label])
+            else:  # a broadcast axis: summing its single entry leaves the operand as it is
+                indices.append(len(all_sizes))
+                all_sizes.append(1)
+                narrow.append(f"{label}=1#{owners[label]}.{len(all_sizes)}")
+        numbered.append(tuple(indices))
+    kept = tuple(number[label] for label in output)
+    return ContractionSpec(tuple(numbered), kept, tuple(all_sizes), _different_texts([*sizes, *narrow]))
+
+
+def _sizes_of_labels(
+    inputs: Sequence[Sequence[Hashable]], shapes: Sequence[Shape], broadcast: frozenset[Hashable]
+) -> tuple[dict[Hashable, int], dict[Hashable, int]]:
+    """Return the size of each label and the operand that fixed it."""
+    sizes: dict[Hashable, int] = {}
+    owners: dict[Hashable, int] = {}
+    for position, (labels, shape) in enumerate(zip(inputs, shapes, strict=True)):
+        for label, size in zip(labels, shape, strict=True):
+            known = sizes.setdefault(label, size)
+            owner = owners.setdefault(label, position)
+            if size < 0:
+                raise ShapeError(f"index {_text(label)!r} has size {size} in operand {position}; give 0 or more.")
+            if known == size or (label in broadcast and size == 1):
+                continue
+            if label in broadcast and known == 1:
+                sizes[label], owners[label] = size, position
+                continue
+            raise IndexLabelError(
+                f"index {_text(label)!r} has size {known} in operand {owner} and size {size} in operand {position}; "
+                "one label has one size."
+            )
+    return sizes, owners
+
+
+def _check_output(
+    output: Sequence[Hashable], inputs: Sequence[Sequence[Hashable]], sizes: dict[Hashable, int]
+) -> None:
+    for label in output:
+        if label not in sizes:
+            known = "".join(f"; operand {k} has {_show(labels)}" for k, labels in enumerate(inputs[:4]))
+            raise IndexLabelError(
+                f"output index {_text(label)!r} appears in no operand (0 to {len(inputs) - 1}){known}"
+                + (" ..." if len(inputs) > 4 else "")
+            )
+    label, times = Counter(output).most_common(1)[0] if output else (None, 0)
+    if times > 1:
+        places = " and ".join(str(k) for k, other in enumerate(output) if other == label)
+        carriers = ", ".join(str(k) for k, labels in enumerate(inputs) if label in labels)
+        raise IndexLabelError(
+            f"output index {_text(label)!r} (of operands {carriers}) stands more than once in the output, at places "
+            f"{places}; write it once."
+        )
+
+
+def _read_term(term: str, whose: str) -> list[Any]:
+    """Return the labels of a term, with ``...`` for its dots."""
     if "." not in term:
-        return None
-    if term.count("...") != 1 or term.count(".") != 3:
-        raise IndexLabelError(f"operand {position} is labelled {term!r}: write one '...' of three dots.")
-    n = len(shape) - (len(term) - 3)
+        return list(term)
+    before, dots, after = term.partition("...")
+    if not dots or "." in before or "." in after:
+        raise IndexLabelError(f"{whose} is labelled {_cut(term)}: write one '...' of three dots.")
+    return [*before, ..., *after]
+
+
+def _read_labels(labels: Any, whose: str) -> tuple[Any, ...]:
+    if not isinstance(labels, (list, tuple)):
+        raise InputError(
+            f"the labels of {whose} are a {type(labels).__name__}: give a list such as ['i', 'j']; operands and "
+            "lists of labels take turns."
+        )
+    for label in labels:
+        try:
+            hash(label)
+        except TypeError:
+            raise IndexLabelError(
+                f"label {_text(label)!r} of {whose} is a {type(label).__name__}: labels are hashable, such as text, "
+                "integers and tuples of them."
+            ) from None
+    return tuple(labels)
+
+
+def _axes_of_ellipsis(term: Term, shape: Shape, position: int) -> int:
+    """Return how many axes the ellipsis of ``term`` stands for; 0 without one."""
+    n_dots = sum(label is ... for label in term)
+    if n_dots == 0:
+        return 0
+    if n_dots > 1:
+        raise IndexLabelError(f"operand {position} is labelled {_show(term)}: write one ellipsis '...' at most.")
+    n = len(shape) - (len(term) - 1)
     if n < 0:
         raise ShapeError(
-            f"operand {position} of shape {shape} has {len(shape)} axes, but {term!r} names {len(term) - 3}."
+            f"operand {position} of shape {shape} has {len(shape)} axes, but its labels {_show(term)} name "
+            f"{len(term) - 1}."
         )
     return n
 
 
-def _split_term(term: str, ellipsis_labels: list[str]) -> list[str]:
-    before, dots, after = term.partition("...")
-    if "." in before or "." in after:
-        raise IndexLabelError(f"output {term!r}: write one '...' of three dots.")
-    return [*before, *(ellipsis_labels if dots else []), *after]
+def _without_ellipsis(term: Term, axes: Sequence[_EllipsisAxis]) -> list[Hashable]:
+    if ... not in term:
+        return list(term)
+    place = term.index(...)
+    return [*term[:place], *axes, *term[place + 1 :]]
 
 
-def _show(labels: Sequence[str]) -> str:
-    if all(len(label) == 1 for label in labels):
-        return repr("".join(labels))
-    return "(" + ", ".join(labels[:12]) + (", ...)" if len(labels) > 12 else ")")
+def _in_default_order(labels: list[Any]) -> list[Any]:
+    if all(isinstance(label, str) for label in labels) or all(
+        isinstance(label, numbers.Integral) for label in labels
+    ):
+        return sorted(labels)
+    return labels
+
+
+def _different_texts(labels: Iterable[Hashable]) -> tuple[str, ...]:
+    """Return a text for each label; a number is added where two labels read alike, as 1 and "1" do."""
+    taken: set[str] = set()
+    texts: list[str] = []
+    for label in labels:
+        text = plain = _text(label)
+        n = 1
+        while text in taken:
+            n += 1
+            text = f"{plain}#{n}"
+        taken.add(text)
+        texts.append(text)
+    return tuple(texts)
+
+
+def _text(label: object) -> str:
+    if isinstance(label, str):
+        return label
+    if isinstance(label, (numbers.Integral, _EllipsisAxis)):
+        return str(label)
+    text = repr(label)
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
+
+
+def _show(labels: Sequence[Any]) -> str:
+    texts = ["..." if label is ... else _text(label) for label in labels]
+    if all(len(text) == 1 or text == "..." for text in texts):
+        return _cut("".join(texts))
+    return "(" + ", ".join(texts[:_LABELS_SHOWN]) + (", ...)" if len(texts) > _LABELS_SHOWN else ")")
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:40]} ... {text[-35:]}")
 
 
 def size_of(indices: Sequence[int], sizes: Sequence[int]) -> int:
