@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from tnet.arrays import Array, array_namespace, as_array, dtype_name, resolve_rng
+from tnet.arrays import Array, array_namespace, as_array, device_of, dtype_name, library_name, resolve_rng
 from tnet.contraction.dtypes import dtype_plan
 from tnet.contraction.memory import parse_bytes
 from tnet.contraction.plan import ContractionPlan
 from tnet.contraction.planning import find_pairs
 from tnet.contraction.slicing import choose_splits
-from tnet.contraction.spec import ContractionSpec, parse_equation, spec_from_labels
+from tnet.contraction.spec import (
+    ContractionSpec,
+    parse_equation,
+    read_interleaved,
+    spec_from_labels,
+    spec_from_terms,
+)
 from tnet.errors import BackendError, InputError, ShapeError
 from tnet.formats import TensorNetwork
 
 __all__ = ["contract", "plan"]
 
+_Shapes = tuple[tuple[int, ...], ...]
 Planner = Literal["auto", "greedy", "optimal", "random-greedy"]
 
 
 def plan(
-    equation: str | TensorNetwork,
+    equation: str | TensorNetwork | Any,
     *shapes_or_arrays: Any,
     dtype: str = "float64",
     planner: Planner = "auto",
@@ -39,9 +46,14 @@ def plan(
     ----------
     equation : str or TensorNetwork
         An einsum equation such as ``"ij,jk->ik"``; operands that share an index are multiplied along it,
-        indices outside the output are summed. A network brings its own indices and arrays.
+        indices outside the output are summed. Every character but ``,``, ``-``, ``>``, ``.`` and ASCII blanks
+        is a label. A network brings its own indices and arrays. Left out when the labels are given as lists.
     *shapes_or_arrays : tuple of int, or array
-        One for each operand; of an array, only shape and dtype are used. None beside a network.
+        One for each operand; of an array, only shape and dtype are used. None beside a network. Or, without an
+        equation, each followed by the list of its labels, and at the end the labels of the output:
+        ``plan((8, 9), ["i", 0], (9, 7), [0, ("x", 1)], ["i", ("x", 1)])``. Labels are anything hashable, or
+        ``...``. Without the last list the output holds the labels that appear once: sorted when they are all
+        integers or all text, as in NumPy, otherwise in order of first appearance.
     dtype : str, default "float64"
         Of the operands given by their shapes; bytes are counted for it.
     planner : {"auto", "greedy", "optimal", "random-greedy"}
@@ -91,18 +103,14 @@ def plan(
     >>> p.path
     [(0, 1), (0, 1)]
     """
-    if max_planning_seconds is not None and not max_planning_seconds > 0:
-        raise InputError(
-            f"max_planning_seconds={max_planning_seconds!r}: give a positive number of seconds, or None."
-        )
-    spec, names = _read_operands(equation, shapes_or_arrays, dtype)
-    limit = parse_bytes(memory_limit)
-    seed = resolve_rng(rng)[1] if planner == "random-greedy" else None
+    operands, parse = _take_apart(equation, shapes_or_arrays)
+    spec, names = _describe(operands, parse, dtype)
+    limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
     return _plan(spec, names, planner, limit, max_planning_seconds, seed)
 
 
 def contract(
-    equation: str | TensorNetwork,
+    equation: str | TensorNetwork | Array,
     *arrays: Array,
     planner: Planner = "auto",
     memory_limit: int | str | None = None,
@@ -119,7 +127,8 @@ def contract(
     equation : str or TensorNetwork
         As in :func:`plan`.
     *arrays : array
-        One for each operand, of one library and device. None beside a network.
+        One for each operand, of one library and device. None beside a network. Or, without an equation, each
+        followed by the list of its labels: ``contract(a, ["i", 0], b, [0, "k"], ["i", "k"])``.
     planner, memory_limit, max_planning_seconds, rng
         As in :func:`plan`.
 
@@ -147,29 +156,12 @@ def contract(
     array([[1., 2.],
            [3., 4.]])
     """
-    if isinstance(equation, TensorNetwork):
-        _refuse_operands_beside_network(arrays)
-        operands: tuple[Array, ...] = equation.tensors
-        found = plan(
-            equation,
-            planner=planner,
-            memory_limit=memory_limit,
-            max_planning_seconds=max_planning_seconds,
-            rng=rng,
-        )
-        return found(*operands)
-    operands = tuple(as_array(x, f"operand {k}") for k, x in enumerate(arrays))
-    if operands:
-        array_namespace(*operands)  # mixed libraries and devices are refused before the search
-    found = plan(
-        equation,
-        *operands,
-        planner=planner,
-        memory_limit=memory_limit,
-        max_planning_seconds=max_planning_seconds,
-        rng=rng,
-    )
-    return found(*operands)
+    operands, parse = _take_apart(equation, arrays)
+    operands = tuple(as_array(x, f"operand {k}") for k, x in enumerate(operands))
+    _require_one_library(operands)
+    spec, names = _describe(operands, parse, "float64")
+    limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
+    return _plan(spec, names, planner, limit, max_planning_seconds, seed)(*operands)
 
 
 @functools.lru_cache(maxsize=256)
@@ -187,25 +179,65 @@ def _plan(
     return ContractionPlan(spec, pairs, splits, dtypes, limit, planner)
 
 
-def _read_operands(
-    equation: str | TensorNetwork, given: Sequence[Any], dtype: str
-) -> tuple[ContractionSpec, tuple[str, ...]]:
-    if isinstance(equation, TensorNetwork):
-        _refuse_operands_beside_network(given)
-        shapes = [tuple(int(n) for n in tensor.shape) for tensor in equation.tensors]
-        names = tuple(dtype_name(tensor) for tensor in equation.tensors)
-        return spec_from_labels(equation.indices, equation.output, shapes), names
-    if not isinstance(equation, str):
+def _checked_options(
+    planner: str, memory_limit: int | str | None, max_planning_seconds: float | None, rng: Any
+) -> tuple[int | None, int | None]:
+    """Return the bytes and the seed that the options stand for."""
+    if max_planning_seconds is not None and not max_planning_seconds > 0:
         raise InputError(
-            f"equation is a {type(equation).__name__}: give text such as 'ij,jk->ik', or a TensorNetwork."
+            f"max_planning_seconds={max_planning_seconds!r}: give a positive number of seconds, or None."
         )
-    read = [_shape_and_dtype(x, k, dtype) for k, x in enumerate(given)]
-    return _parse(equation, tuple(shape for shape, _ in read)), tuple(name for _, name in read)
+    return parse_bytes(memory_limit), resolve_rng(rng)[1] if planner == "random-greedy" else None
+
+
+def _take_apart(equation: Any, given: Sequence[Any]) -> tuple[tuple[Any, ...], Callable[[_Shapes], ContractionSpec]]:
+    """Return the operands, and the function that turns their shapes into a spec."""
+    if isinstance(equation, TensorNetwork):
+        if given:
+            raise InputError(f"{len(given)} operands given beside a TensorNetwork, which brings its own; give none.")
+        return equation.tensors, functools.partial(spec_from_labels, equation.indices, equation.output)
+    if isinstance(equation, str):
+        return tuple(given), functools.partial(_parse, equation)
+    if not (hasattr(equation, "shape") or isinstance(equation, (tuple, list))):
+        raise InputError(
+            f"equation is a {type(equation).__name__}: give text such as 'ij,jk->ik', a TensorNetwork, or "
+            'operands with their labels: a, ["i", "j"], b, ["j", "k"], ["i", "k"].'
+        )
+    operands, terms, output = read_interleaved((equation, *given))
+    return tuple(operands), functools.partial(_number, tuple(terms), output)
+
+
+def _describe(
+    operands: Sequence[Any], parse: Callable[[_Shapes], ContractionSpec], dtype: str
+) -> tuple[ContractionSpec, tuple[str, ...]]:
+    read = [_shape_and_dtype(x, k, dtype) for k, x in enumerate(operands)]
+    return parse(tuple(shape for shape, _ in read)), tuple(name for _, name in read)
 
 
 @functools.lru_cache(maxsize=256)
-def _parse(equation: str, shapes: tuple[tuple[int, ...], ...]) -> ContractionSpec:
+def _parse(equation: str, shapes: _Shapes) -> ContractionSpec:
     return parse_equation(equation, shapes)
+
+
+@functools.lru_cache(maxsize=256)
+def _number(terms: tuple[Any, ...], output: Any, shapes: _Shapes) -> ContractionSpec:
+    return spec_from_terms(terms, output, shapes)
+
+
+def _require_one_library(operands: Sequence[Array]) -> None:
+    """Refuse mixed libraries and devices before the search begins, naming two operands that differ."""
+    try:
+        if operands:
+            array_namespace(*operands)
+    except BackendError as error:
+        first, *others = [f"{library_name(x)} on {device_of(x)}" for x in operands]
+        other = next((k for k, home in enumerate(others, 1) if home != first), None)
+        if other is None:
+            raise
+        raise BackendError(
+            f"operands are of several libraries or devices: 0 of {first}, {other} of {others[other - 1]}; "
+            "convert them to one library and device."
+        ) from error
 
 
 def _shape_and_dtype(x: Any, position: int, dtype: str) -> tuple[tuple[int, ...], str]:
@@ -219,8 +251,3 @@ def _shape_and_dtype(x: Any, position: int, dtype: str) -> tuple[tuple[int, ...]
             raise ShapeError(f"operand {position}: shape {shape} has a negative size, or 2^63 elements or more.")
         return shape, str(dtype)
     raise BackendError(f"operand {position} is a {type(x).__name__}: give a shape or an array.")
-
-
-def _refuse_operands_beside_network(given: Sequence[Any]) -> None:
-    if given:
-        raise InputError(f"{len(given)} operands given beside a TensorNetwork, which brings its own; give none.")
