@@ -234,8 +234,10 @@ def _require_one_library(operands: Sequence[Array]) -> None:
         other = next((k for k, home in enumerate(others, 1) if home != first), None)
         if other is None:
             raise
+        same = library_name(operands[0]) == library_name(operands[other])
         raise BackendError(
-            f"operands are of several libraries or devices: 0 of {first}, {other} of {others[other - 1]}; "
+            f"operands {'on two devices' if same else 'of several libraries'}: 0 of {first}, {other} of "
+            f"{others[other - 1]}; "
             "convert them to one library and device."
         ) from error
 
