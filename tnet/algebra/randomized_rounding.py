@@ -39,14 +39,24 @@ from tnet.formats import MatrixProductOperator, TensorTrain
 from tnet.options import check_rank_or_rtol
 from tnet.results import Decomposition, History, Status
 
-__all__ = ["round_hadamard", "round_sum", "rounded_randomly"]
+__all__ = [
+    "OVERSAMPLING",
+    "Projected",
+    "SketchedTrain",
+    "projected_on_sketch",
+    "round_hadamard",
+    "round_sum",
+    "rounded_randomly",
+]
 
 T = TypeVar("T", TensorTrain, MatrixProductOperator)
 
 _ErrorKind = Literal["exact", "bound", "estimate"]
 
-# Columns of the sketch beyond the rank, and further ones that only measure what is left out.
-_OVERSAMPLING = 10
+OVERSAMPLING = 10
+"""Columns of a sketch beyond the rank."""
+
+# Further columns, which only measure what is left out.
 _TEST_COLUMNS = 10
 # The estimate from the test columns is trusted up to this factor.
 _SAFETY = 1.5
@@ -195,12 +205,12 @@ def rounded_randomly(t: T, rank: int | Sequence[int] | None, rtol: float | None,
     task = _Task(t, [_Plain(cores)], _modes(cores), exponent, lambda: t, t.dtype)
     limits, most = _bond_bounds(task)
     ranks = bounded_ranks(rank, limits, "bond")
-    widths = [min(m, r + _OVERSAMPLING) for m, r in zip(most, ranks, strict=True)]
-    projected = _projected(task, widths, resolve_rng(rng)[0])
+    widths = [min(m, r + OVERSAMPLING) for m, r in zip(most, ranks, strict=True)]
+    projected = projected_on_sketch(task.parts, task.modes, widths, resolve_rng(rng)[0])
     return _finished(task, projected, rounded_cores(projected.cores, ranks, None))
 
 
-class _Part(Protocol):
+class SketchedTrain(Protocol):
     """A train of which only products with its cores are needed; its bonds are flattened to one axis."""
 
     bonds: list[int]
@@ -269,14 +279,14 @@ class _Task(NamedTuple):
     """What is rounded: ``2**exponent`` times the sum of ``parts``, a tensor of the kind and shape of ``like``."""
 
     like: Any
-    parts: Sequence[_Part]
+    parts: Sequence[SketchedTrain]
     modes: list[int]
     exponent: int
     formed: Callable[[], Any]
     dtype: Any
 
 
-class _Projected(NamedTuple):
+class Projected(NamedTuple):
     """Left-orthogonal cores, their power of two, and the estimated relative error of the projection."""
 
     cores: list[Array]
@@ -292,9 +302,9 @@ def _rounded(task: _Task, rank: int | Sequence[int] | None, rtol: float | None, 
     ranks = None if rank is None else bounded_ranks(rank, limits, "bond")
     width = _FIRST_WIDTH
     while True:
-        wanted = [width] * len(most) if ranks is None else [r + _OVERSAMPLING for r in ranks]
+        wanted = [width] * len(most) if ranks is None else [r + OVERSAMPLING for r in ranks]
         widths = [min(m, w) for m, w in zip(most, wanted, strict=True)]
-        projected = _projected(task, widths, generator)
+        projected = projected_on_sketch(task.parts, task.modes, widths, generator)
         left = None if rtol is None else rtol * rtol - (_SAFETY * projected.estimate) ** 2
         if left is None or rtol is None or left >= rtol * rtol / 2:
             cores = rounded_cores(projected.cores, ranks, None if left is None else math.sqrt(left))
@@ -308,7 +318,7 @@ def _rounded(task: _Task, rank: int | Sequence[int] | None, rtol: float | None, 
     return Decomposition(tensor, error, kind, Status.DIRECT, History(), time.perf_counter() - started, seed)
 
 
-def _finished(task: _Task, projected: _Projected, cores: Sequence[Array]) -> Any:
+def _finished(task: _Task, projected: Projected, cores: Sequence[Array]) -> Any:
     last = scale_by_power_of_two(cores[-1], projected.exponent + task.exponent)
     return with_cores(task.like, [astype(core, task.dtype) for core in (*cores[:-1], last)])
 
@@ -319,10 +329,22 @@ def _bond_bounds(task: _Task) -> tuple[list[int], list[int]]:
     return limits, [min(limit, sum(part.bonds[k] for part in task.parts)) for k, limit in enumerate(limits)]
 
 
-def _projected(task: _Task, widths: Sequence[int], rng: np.random.Generator) -> _Projected:
-    """Project on the range of a Gaussian sketch, bond by bond from the left."""
-    sketches = _sketches(task, widths, rng)
-    states = [part.stepped(0, part.one) for part in task.parts]
+def projected_on_sketch(
+    parts: Sequence[SketchedTrain], modes: Sequence[int], widths: Sequence[int], rng: np.random.Generator
+) -> Projected:
+    """Project a sum of trains on the range of its Gaussian sketch, bond by bond from the left.
+
+    Parameters
+    ----------
+    parts : sequence of SketchedTrain
+        The terms of the sum.
+    modes : sequence of int
+    widths : sequence of int
+        Columns of the sketch at each bond: the rank of the projection there.
+    rng : numpy.random.Generator
+    """
+    sketches = _sketches(parts, modes, widths, rng)
+    states = [part.stepped(0, part.one) for part in parts]
     xp = array_namespace(*states)
     cores: list[Array] = []
     spent, exponent, rank = 0.0, 0, 1
@@ -334,24 +356,26 @@ def _projected(task: _Task, widths: Sequence[int], rng: np.random.Generator) -> 
         if seen > 0:
             rest = squared_norm(test - Q @ (adjoint(Q) @ test))
             spent += (1 - spent) * min(rest / seen, 1.0)
-        cores.append(xp.reshape(Q, (rank, task.modes[k], Q.shape[1])))
+        cores.append(xp.reshape(Q, (rank, modes[k], Q.shape[1])))
         rank = int(Q.shape[1])
         states, shift = _in_range_alike([adjoint(Q) @ state for state in states])
         exponent += shift
-        states = [part.stepped(k + 1, state) for part, state in zip(task.parts, states, strict=True)]
+        states = [part.stepped(k + 1, state) for part, state in zip(parts, states, strict=True)]
     last = reduce(operator.add, states)
-    return _Projected([*cores, xp.reshape(last, (rank, task.modes[-1], 1))], exponent, math.sqrt(spent))
+    return Projected([*cores, xp.reshape(last, (rank, modes[-1], 1))], exponent, math.sqrt(spent))
 
 
-def _sketches(task: _Task, widths: Sequence[int], rng: np.random.Generator) -> list[list[Array]]:
+def _sketches(
+    parts: Sequence[SketchedTrain], modes: Sequence[int], widths: Sequence[int], rng: np.random.Generator
+) -> list[list[Array]]:
     """Return, for each bond and part, what is to its right times a Gaussian train: (bond, width + test columns)."""
-    states, columns = [part.one for part in task.parts], 1
+    states, columns = [part.one for part in parts], 1
     found: list[list[Array]] = []
     for k in range(len(widths), 0, -1):
         rows = widths[k - 1] + _TEST_COLUMNS
         # Scaled so that the mean square of a column's image is the squared norm of what it is applied to.
-        R = standard_normal(rng, (rows, task.modes[k], columns), states[0]) * (1.0 / math.sqrt(columns))
-        sketched = [part.sketched(k, W, R) for part, W in zip(task.parts, states, strict=True)]
+        R = standard_normal(rng, (rows, modes[k], columns), states[0]) * (1.0 / math.sqrt(columns))
+        sketched = [part.sketched(k, W, R) for part, W in zip(parts, states, strict=True)]
         states, _ = _in_range_alike(sketched)
         found.append(states)
         columns = rows
@@ -359,7 +383,7 @@ def _sketches(task: _Task, widths: Sequence[int], rng: np.random.Generator) -> l
 
 
 def _measured(
-    task: _Task, projected: _Projected, cores: Sequence[Array]
+    task: _Task, projected: Projected, cores: Sequence[Array]
 ) -> tuple[float, Literal["exact", "bound", "estimate"]]:
     """Return the relative error of ``cores`` and how it is known."""
     scaled = [scale_by_power_of_two(core, projected.exponent) if k == 0 else core for k, core in enumerate(cores)]
