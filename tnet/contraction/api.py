@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from tnet.contraction.spec import (
 )
 from tnet.errors import BackendError, InputError, ShapeError
 from tnet.formats import TensorNetwork
+from tnet.parallel import ExecutorLike
 
 __all__ = ["contract", "plan"]
 
@@ -116,6 +118,8 @@ def contract(
     memory_limit: int | str | None = None,
     max_planning_seconds: float | None = None,
     rng: Any = None,
+    executor: ExecutorLike = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Array:
     """Contract arrays, or a network, to one array.
 
@@ -131,6 +135,8 @@ def contract(
         followed by the list of its labels: ``contract(a, ["i", 0], b, [0, "k"], ["i", "k"])``.
     planner, memory_limit, max_planning_seconds, rng
         As in :func:`plan`.
+    executor, checkpoint
+        Who runs the slices, and a folder from which a broken run goes on: see :meth:`tnet.contraction.ContractionPlan.run`.
 
     Returns
     -------
@@ -161,7 +167,10 @@ def contract(
     _require_one_library(operands)
     spec, names = _describe(operands, parse, "float64")
     limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
-    return _plan(spec, names, planner, limit, max_planning_seconds, seed)(*operands)
+    found = _plan(spec, names, planner, limit, max_planning_seconds, seed)
+    if executor is None and checkpoint is None:
+        return found(*operands)
+    return found.run(*operands, executor=executor, checkpoint=checkpoint)
 
 
 @functools.lru_cache(maxsize=256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from tnet.contraction.slicing import Split, sliced_peak, sliced_program
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import FormatError, MemoryLimitError, ShapeError, TnetError
 from tnet.io import atomic_write
+from tnet.parallel import ExecutorLike
 
 __all__ = ["ContractionPlan"]
 
@@ -162,6 +163,67 @@ class ContractionPlan:
         if self._largest_fresh >= _ALWAYS_FITS:
             self._check_free_memory(arrays[0])
         return runner(arrays)
+
+    def run(
+        self,
+        *arrays: Array,
+        executor: ExecutorLike = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        callback: Callable[[int, int], object] | None = None,
+    ) -> Array:
+        """Contract as a call does, with the slices as tasks that workers share and a checkpoint keeps.
+
+        Parameters
+        ----------
+        *arrays : array
+            One for each operand, all of one library and device.
+        executor : None, int, "processes", concurrent.futures.Executor or dask Client
+            None runs in this process, an integer in that many worker processes, ``"processes"`` in one for each
+            processor. Threads and processes of the caller's and a Dask cluster are used as they are.
+        checkpoint : str, path or None
+            A folder that the running sum is written to every few seconds, and when the run breaks off, also
+            by Ctrl-C. The same line run again continues there; the folder is removed at the end.
+        callback : callable or None
+            ``callback(n_done, n_slices)`` as tasks end, in this process.
+
+        Returns
+        -------
+        array
+            As of a call. A sum of half precision is rounded once, at the end.
+
+        Raises
+        ------
+        ShapeError, BackendError, MemoryLimitError
+            As of a call; also for arrays that cannot go where the tasks run, such as those of a GPU to processes.
+        InputError
+            The checkpoint belongs to another plan or other operands, or ``executor`` is none of the above.
+        FormatError
+            The checkpoint is damaged.
+        WorkerError
+            A task failed, or killed its worker more often than it is tried again (twice).
+
+        Notes
+        -----
+        The slices are grouped into tasks of about 0.2-2 s by the plan alone, and partial results are added in
+        the order of the tasks: the bits of the result do not depend on executor, number of workers, lost
+        workers or interruptions, as long as BLAS uses as many threads (processes run with one).
+
+        Each worker holds up to :attr:`peak_bytes` and one partial result; this process the operands, the
+        result, and the partial results that wait for an earlier task. Processes on this host share one copy of
+        large operands.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tnet
+        >>> ring = [np.ones((64, 64))] * 4
+        >>> plan = tnet.plan("ab,bc,cd,da->", *ring, memory_limit="160KiB")
+        >>> plan.n_slices > 1, float(plan.run(*ring)) == 64**4
+        (True, True)
+        """
+        from tnet.contraction.distribute import run_plan
+
+        return run_plan(self, arrays, executor=executor, checkpoint=checkpoint, callback=callback)
 
     @cached_property
     def _largest_fresh(self) -> int:
