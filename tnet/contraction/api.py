@@ -136,7 +136,8 @@ def contract(
     planner, memory_limit, max_planning_seconds, rng
         As in :func:`plan`.
     executor, checkpoint
-        Who runs the slices, and a folder from which a broken run goes on: see :meth:`tnet.contraction.ContractionPlan.run`.
+        Who runs the slices, and a folder from which a broken run goes on, as in
+        :meth:`tnet.contraction.ContractionPlan.run`.
 
     Returns
     -------
