@@ -343,9 +343,7 @@ def _drop_carrier(graph: Any, state: Any, e: int) -> None:
 
 
 @jit
-def _push_pairs(
-    graph: Any, state: Any, keys: Any, nodes: Any, k: int, once: bool, alpha: float, tau: float
-) -> int:
+def _push_pairs(graph: Any, state: Any, keys: Any, nodes: Any, k: int, once: bool, alpha: float, tau: float) -> int:
     """Push node k with each of its neighbours, or only with later ones where every node is asked in turn.
 
     What both carry is met on the way, so the weight of a product is that of its factors less what they share.
