@@ -58,7 +58,7 @@ class _Wires:
 
 
 _SYCAMORE_ROWS = ((5, 7), (4, 8), (3, 9), (2, 10), (1, 10), (0, 9), (1, 8), (2, 7), (3, 6), (4, 5))
-"""First and last + 1 column of each row of the chip; qubit (3, 2) is broken."""
+"""First and last + 1 column of each row of the chip; qubit (2, 3) is broken."""
 
 _SYCAMORE_LAYERS = {"A": (True, 0), "B": (True, 1), "C": (False, 1), "D": (False, 0)}
 """Whether the couplers of a layer join rows, and the parity of the first of them."""
@@ -70,7 +70,7 @@ def sycamore(depth: int) -> Network:
     Two-qubit gates are operands with four legs, into which the one-qubit gates are absorbed; two vectors a qubit.
     Source of the layout: F. Arute et al., Nature 574, 505 (2019), figures 1 and S25.
     """
-    qubits = {(r, c) for r, (first, end) in enumerate(_SYCAMORE_ROWS) for c in range(first, end)} - {(3, 2)}
+    qubits = {(r, c) for r, (first, end) in enumerate(_SYCAMORE_ROWS) for c in range(first, end)} - {(2, 3)}
     wires, time = _Wires(), dict.fromkeys(sorted(qubits), 0)
     for qubit in time:
         wires.add(((qubit, 0), 2))
