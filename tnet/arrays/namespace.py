@@ -29,6 +29,7 @@ __all__ = [
     "is_torch",
     "itemsize",
     "library_name",
+    "name_of_dtype",
     "real_dtype",
     "real_part",
     "require_floating",
@@ -85,7 +86,7 @@ def device_kind(x: Array) -> str:
 
 def dtype_name(x: Array) -> str:
     """Return the bare name of the dtype of ``x``, such as "float32", in every library."""
-    return _bare_name(x.dtype)
+    return name_of_dtype(x.dtype)
 
 
 def array_namespace(*arrays: Array) -> Namespace:
@@ -199,7 +200,7 @@ def common_dtype(*arrays: Array) -> Any:
 def compute_dtype(*arrays: Array) -> Any:
     """Return the dtype to compute in: the common one, or float32 where that is half precision."""
     common = common_dtype(*arrays)
-    return array_namespace(*arrays).float32 if _bare_name(common) in _HALF else common
+    return array_namespace(*arrays).float32 if name_of_dtype(common) in _HALF else common
 
 
 def to_compute(x: Array) -> Array:
@@ -216,7 +217,7 @@ def astype(x: Array, dtype: Any) -> Array:
 
 def resolve_dtype(xp: Namespace, dtype: Any) -> Any:
     """Return the dtype of ``xp`` that ``dtype``, a name or a dtype of any library, stands for."""
-    name = dtype if isinstance(dtype, str) else _bare_name(dtype)
+    name = dtype if isinstance(dtype, str) else name_of_dtype(dtype)
     found = getattr(xp, name, None)
     if name not in (*_FLOATING, *_WHOLE) or found is None:
         raise BackendError(f"dtype={dtype!r} is not known here; allowed are {', '.join(_FLOATING)}.")
@@ -304,7 +305,8 @@ def total_size(shape: Sequence[int]) -> int:
     return size
 
 
-def _bare_name(dtype: Any) -> str:
+def name_of_dtype(dtype: Any) -> str:
+    """Return the bare name of a dtype of any library, such as "float32"."""
     key = (type(dtype), dtype)  # dtypes of two libraries may share a hash, and refuse to be compared
     name = _NAME_OF.get(key)
     if name is None:

@@ -6,14 +6,25 @@ import functools
 import math
 import os
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
 
-from tnet.arrays import Array, array_namespace, as_array, device_of, dtype_name, library_name, resolve_rng
+from tnet.arrays import (
+    Array,
+    array_namespace,
+    as_array,
+    device_of,
+    dtype_name,
+    library_name,
+    name_of_dtype,
+    resolve_rng,
+)
 from tnet.contraction.dtypes import dtype_plan
+from tnet.contraction.layout import Layout
 from tnet.contraction.memory import parse_bytes
-from tnet.contraction.plan import ContractionPlan
+from tnet.contraction.plan import ContractionPlan, layouts_of
 from tnet.contraction.planning import find_pairs
 from tnet.contraction.slicing import choose_splits
 from tnet.contraction.spec import (
@@ -30,6 +41,7 @@ from tnet.parallel import ExecutorLike
 __all__ = ["contract", "plan"]
 
 _Shapes = tuple[tuple[int, ...], ...]
+_shape, _dtype = attrgetter("shape"), attrgetter("dtype")
 Planner = Literal["auto", "greedy", "optimal", "random-greedy"]
 
 
@@ -108,7 +120,7 @@ def plan(
     operands, parse = _take_apart(equation, shapes_or_arrays)
     spec, names = _describe(operands, parse, dtype)
     limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
-    return _plan(spec, names, planner, limit, max_planning_seconds, seed)
+    return _plan(spec, names, planner, limit, max_planning_seconds, seed, _layouts(operands))
 
 
 def contract(
@@ -163,12 +175,21 @@ def contract(
     array([[1., 2.],
            [3., 4.]])
     """
+    if type(equation) is str and memory_limit is rng is executor is checkpoint is None and planner != "random-greedy":
+        # The tenth of a look-up by way of the spec: what counts where the arrays are tiny.
+        try:
+            types, shapes, dtypes = tuple(map(type, arrays)), tuple(map(_shape, arrays)), tuple(map(_dtype, arrays))
+            known = _known_plan(equation, shapes, types, dtypes, planner, max_planning_seconds)
+        except (AttributeError, TypeError):
+            pass  # lists and numbers, which the long way makes arrays
+        else:
+            return known.runner(arrays, types, shapes, dtypes)(arrays)
     operands, parse = _take_apart(equation, arrays)
     operands = tuple(as_array(x, f"operand {k}") for k, x in enumerate(operands))
     _require_one_library(operands)
     spec, names = _describe(operands, parse, "float64")
     limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
-    found = _plan(spec, names, planner, limit, max_planning_seconds, seed)
+    found = _plan(spec, names, planner, limit, max_planning_seconds, seed, _layouts(operands))
     if executor is None and checkpoint is None:
         return found(*operands)
     return found.run(*operands, executor=executor, checkpoint=checkpoint)
@@ -182,11 +203,35 @@ def _plan(
     limit: int | None,
     max_seconds: float | None,
     seed: int | None,
+    layouts: tuple[Layout, ...] | None = None,
 ) -> ContractionPlan:
     dtypes = dtype_plan(names)
     pairs = find_pairs(spec, planner, max_seconds=max_seconds, rng=seed)
-    splits = () if limit is None else choose_splits(spec, pairs, dtypes, limit)
-    return ContractionPlan(spec, pairs, splits, dtypes, limit, planner)
+    splits = () if limit is None else choose_splits(spec, pairs, dtypes, limit, layouts)
+    return ContractionPlan(spec, pairs, splits, dtypes, limit, planner, layouts)
+
+
+@functools.lru_cache(maxsize=256)
+def _known_plan(
+    equation: str,
+    shapes: _Shapes,
+    types: tuple[type, ...],
+    dtypes: tuple[Any, ...],
+    planner: str,
+    max_seconds: float | None,
+) -> ContractionPlan:
+    if len(set(types)) > 1:
+        raise TypeError("operands of several libraries")
+    names = tuple(name_of_dtype(dtype) for dtype in dtypes)
+    _checked_options(planner, None, max_seconds, None)
+    return _plan(_parse(equation, tuple(map(tuple, shapes))), names, planner, None, max_seconds, None)
+
+
+def _layouts(operands: Sequence[Any]) -> tuple[Layout, ...] | None:
+    """Return how the operands lie in memory; shapes stand for arrays in C order."""
+    if not all(hasattr(x, "dtype") and hasattr(x, "shape") for x in operands):
+        return None
+    return layouts_of(operands)
 
 
 def _checked_options(

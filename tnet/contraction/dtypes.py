@@ -37,6 +37,11 @@ class DtypePlan:
         return tuple(_ITEMSIZE[name] for name in self.operands)
 
     @property
+    def converted(self) -> frozenset[int]:
+        """Operands in another dtype than that of the computation."""
+        return frozenset(k for k, name in enumerate(self.operands) if name != self.compute)
+
+    @property
     def compute_itemsize(self) -> int:
         """Bytes an element of the intermediates."""
         return _ITEMSIZE[self.compute]

@@ -3,21 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from tnet.arrays import Array, Namespace, array_namespace, as_array, astype, library_name, resolve_dtype
+from tnet.arrays import Array, Namespace, array_namespace, library_name, resolve_dtype
+from tnet.arrays.operations import Operations, operations
 from tnet.contraction.dtypes import DtypePlan
-from tnet.contraction.lowering import Leaf, Operand, Program
+from tnet.contraction.lowering import Operand, Program, Step
 from tnet.contraction.slicing import Split, slice_keys
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import BackendError
 
-__all__ = ["Runner", "make_runner"]
+__all__ = ["Bound", "Runner", "bind", "common_namespace", "make_runner"]
 
 Runner = Callable[[Sequence[Array]], Array]
+Function = Callable[..., Any]
 
-# Their arrays carry the method; a bound method costs half of the namespace's function.
-_HAVE_RESHAPE_METHOD = frozenset({"numpy", "torch", "cupy"})
+
+class Instruction(NamedTuple):
+    """One step of the loop; an entry is None where there is nothing to do.
+
+    Parameters
+    ----------
+    function : callable
+        The product.
+    left : int
+    left_ready : callable or None
+        Converts, sums or copies an input.
+    left_axes, left_shape : tuple of int or None
+        To permute to; to reshape to, which copies.
+    right, right_ready, right_axes, right_shape
+        The same.
+    kept : tuple of int or None
+        Shape of the result.
+    node : int
+    """
+
+    function: Function
+    left: int
+    left_ready: Function | None
+    left_axes: tuple[int, ...] | None
+    left_shape: tuple[int, ...] | None
+    right: int
+    right_ready: Function | None
+    right_axes: tuple[int, ...] | None
+    right_shape: tuple[int, ...] | None
+    kept: tuple[int, ...] | None
+    node: int
+
+
+class Bound(NamedTuple):
+    """A program in the words of one array library.
+
+    Parameters
+    ----------
+    once, body : tuple of Instruction
+        Before the first slice, and for each.
+    single : callable or None
+        The whole contraction of one input.
+    n_inputs, n_nodes : int
+    final : tuple of int or None
+        Permutation of the last result.
+    """
+
+    once: tuple[Instruction, ...]
+    body: tuple[Instruction, ...]
+    single: Function | None
+    n_inputs: int
+    n_nodes: int
+    final: tuple[int, ...] | None
+    language: Operations
+    xp: Namespace
+    dtype: Any
+    result_dtype: Any
+
+
+def common_namespace(arrays: Sequence[Array]) -> Namespace:
+    """Return the namespace of the operands of a contraction, or say which of them differ."""
+    try:
+        return array_namespace(*arrays)
+    except BackendError as error:
+        kinds = ", ".join(f"operand {k}: {library_name(x)}" for k, x in enumerate(arrays[:8]))
+        raise BackendError(f"operands cannot be mixed: {error} ({kinds})") from error
 
 
 def make_runner(
@@ -45,86 +111,237 @@ def make_runner(
     BackendError
         Arrays of several libraries or devices, or a dtype that their library does not know.
     """
-    plain = [as_array(x, f"operand {k}") for k, x in enumerate(arrays)]
-    must_convert = any(a is not x for a, x in zip(plain, arrays, strict=True))
-    try:
-        xp = array_namespace(*plain)
-    except BackendError as error:
-        kinds = ", ".join(f"operand {k}: {library_name(x)}" for k, x in enumerate(plain[:8]))
-        raise BackendError(f"operands cannot be mixed: {error} ({kinds})") from error
-    machine = _Machine(xp, program, dtypes, library_name(plain[0]))
+    bound = bind(program, dtypes, arrays)
+    return _sliced(bound, spec, splits) if splits else _whole(bound)
+
+
+def _whole(bound: Bound) -> Runner:
+    body, final, single = bound.body, bound.final, bound.single
+    permute, reshape, convert = bound.language.permute, bound.language.reshape, bound.language.convert
+    dtype = None if bound.result_dtype == bound.dtype else bound.result_dtype
+    room = [None] * (bound.n_nodes - bound.n_inputs)
 
     def run(operands: Sequence[Array]) -> Array:
-        if must_convert:
-            operands = [as_array(x, f"operand {k}") for k, x in enumerate(operands)]
-        if not splits:
-            result = machine.run(list(operands))
-        else:
-            # Slices are added into an array of our own: the first part may be a view of an input.
-            like = operands[0]
-            result = xp.zeros(spec.output_shape, dtype=machine.dtype, device=like.device)
-            for keys, place in slice_keys(spec, splits):
-                pieces = [x if key is None else x[key] for x, key in zip(operands, keys, strict=True)]
-                result[(*place, ...)] += machine.run(pieces)
-        return astype(result, machine.result_dtype)
+        slots = [*operands, *room]
+        x = single(slots[0]) if single is not None else run_steps(body, slots, permute, reshape)
+        if final is not None:
+            x = permute(x, final)
+        return x if dtype is None else convert(x, dtype)
 
     return run
 
 
-class _Machine:
-    """A program bound to an array library."""
+def _sliced(bound: Bound, spec: ContractionSpec, splits: Sequence[Split]) -> Runner:
+    permute, reshape = bound.language.permute, bound.language.reshape
+    n = bound.n_inputs
 
-    def __init__(self, xp: Namespace, program: Program, dtypes: DtypePlan, library: str) -> None:
-        self.xp = xp
-        self.program = program
-        self.dtype = resolve_dtype(xp, dtypes.compute)
-        self.result_dtype = resolve_dtype(xp, dtypes.result)
-        self._by_method = library in _HAVE_RESHAPE_METHOD
-        self._idle_leaf = [
-            not leaf.diagonals and not leaf.summed and name == dtypes.compute
-            for leaf, name in zip(program.leaves, dtypes.operands, strict=True)
-        ]
+    def run(operands: Sequence[Array]) -> Array:
+        base = [*operands, *[None] * (bound.n_nodes - n)]
+        if bound.once:
+            run_steps(bound.once, base, permute, reshape)
+        # Slices are added into an array of our own: the first part may be a view of an input.
+        result = bound.xp.zeros(spec.output_shape, dtype=bound.dtype, device=operands[0].device)
+        for keys, place in slice_keys(spec, splits):
+            slots = list(base)
+            for k, key in enumerate(keys):
+                if key is not None:
+                    slots[k] = operands[k][key]
+            part = bound.single(slots[0]) if bound.single else run_steps(bound.body, slots, permute, reshape)
+            slots.clear()
+            result[(*place, ...)] += part if bound.final is None else permute(part, bound.final)
+            del part
+        base.clear()
+        return result if bound.result_dtype == bound.dtype else bound.language.convert(result, bound.result_dtype)
 
-    def run(self, slots: list[Any]) -> Array:
-        """Contract one slice; ``slots`` is consumed, so that an intermediate is freed after its use."""
-        for step in self.program.steps:
-            left = self._matrix(step.left, slots)
-            right = self._matrix(step.right, slots)
-            product = left @ right if step.is_product else left * right
-            del left, right
-            slots.append(self._reshape(product, step.shape))
-            del product
-        if not self.program.steps:
-            # Never hand out a view of an input: who writes to the result would write to it.
-            last = self._prepared(slots, 0)
-            last = self.xp.asarray(last, copy=True)
-        else:
-            last = slots[-1]
-        permutation = self.program.final_permutation
-        return last if permutation is None else self.xp.permute_dims(last, permutation)
+    return run
 
-    def _matrix(self, operand: Operand, slots: list[Any]) -> Array:
+
+def run_steps(steps: Sequence[Instruction], slots: list[Any], permute: Function, reshape: Function) -> Any:
+    """Run instructions on ``slots``, emptied as they are used, and return the last result."""
+    node = -1
+    for (
+        function,
+        left,
+        left_ready,
+        left_axes,
+        left_shape,
+        right,
+        right_ready,
+        right_axes,
+        right_shape,
+        kept,
+        node,
+    ) in steps:
+        x = slots[left]
+        slots[left] = None
+        if left_ready is not None:
+            x = left_ready(x)
+        if left_axes is not None:
+            x = permute(x, left_axes)
+        if left_shape is not None:
+            x = reshape(x, left_shape)
+        y = slots[right]
+        slots[right] = None
+        if right_ready is not None:
+            y = right_ready(y)
+        if right_axes is not None:
+            y = permute(y, right_axes)
+        if right_shape is not None:
+            y = reshape(y, right_shape)
+        # Only the slot holds the result, and only until it is used: nothing is alive longer than that.
+        slots[node] = function(x, y) if kept is None else reshape(function(x, y), kept)
+        x = y = None
+    return slots[node]
+
+
+def bind(program: Program, dtypes: DtypePlan, arrays: Sequence[Array]) -> Bound:
+    """Put a program into the words of the library of ``arrays``.
+
+    Raises
+    ------
+    BackendError
+        Arrays of several libraries or devices, or a dtype that their library does not know.
+    """
+    xp = common_namespace(arrays)
+    language = operations(arrays[0])
+    dtype = resolve_dtype(xp, dtypes.compute)
+    binder = _Binder(program, dtypes, xp, language, dtype)
+    single = None
+    if program.single is not None:
+        single = binder.single(program.single)
+    return Bound(
+        tuple(binder.instruction(step) for step in program.once),
+        tuple(binder.instruction(step) for step in program.steps),
+        single,
+        len(program.leaves),
+        len(program.orders),
+        program.final_permutation,
+        language,
+        xp,
+        dtype,
+        resolve_dtype(xp, dtypes.result),
+    )
+
+
+class _Binder:
+    """Turns steps into instructions."""
+
+    def __init__(self, program: Program, dtypes: DtypePlan, xp: Namespace, language: Operations, dtype: Any) -> None:
+        self._program = program
+        self._dtypes = dtypes
+        self._xp = xp
+        self._language = language
+        self._dtype = dtype
+
+    def instruction(self, step: Step) -> Instruction:
+        left_ready, left_axes, left_shape = self._way(step.left)
+        right_ready, right_axes, right_shape = self._way(step.right)
+        function = self._function(step)
+        kept = None if step.kept == step.raw else step.kept
+        return Instruction(
+            function,
+            step.left.source,
+            left_ready,
+            left_axes,
+            left_shape,
+            step.right.source,
+            right_ready,
+            right_axes,
+            right_shape,
+            kept,
+            step.node,
+        )
+
+    def _function(self, step: Step) -> Function:
+        if step.is_product:
+            return self._language.stacked if len(step.raw) == 3 else self._language.product
+        times, asarray = self._language.times, self._xp.asarray
+        if step.raw:
+            return times
+        return lambda x, y: asarray(times(x, y))  # NumPy's product of two numbers is a scalar, not an array
+
+    def _way(self, operand: Operand) -> tuple[Function | None, tuple[int, ...] | None, tuple[int, ...] | None]:
+        """Return what to do with an operand: a function of an input, a permutation, a shape."""
+        axes, shape = operand.permutation, operand.viewed
+        permuted = shape if axes is None else tuple(shape[axis] for axis in axes)
+        last = None if permuted == operand.shape else operand.shape
+        if operand.source >= len(self._program.leaves):
+            return None, axes, last
+        ready = self._ready(operand)
+        if not operand.copied:
+            if axes is None and last is None and len(ready) == 1 and self._only_viewed(operand):
+                return None, None, operand.shape
+            return _chain(ready), axes, last
+        permute, reshape = self._language.permute, self._language.reshape
+        if axes is not None:
+            ready.append(lambda x: permute(x, axes))
+        ready.append(self._settled(operand.source))  # the copy takes the order of the axes along
+        if last is not None:
+            ready.append(lambda x: reshape(x, last))
+        return _chain(ready), None, None
+
+    def _only_viewed(self, operand: Operand) -> bool:
+        leaf = self._program.leaves[operand.source]
+        return not leaf.diagonals and not leaf.summed and leaf.permutation is None
+
+    def _is_converted(self, source: int) -> bool:
+        return self._dtypes.operands[source] != self._dtypes.compute
+
+    def _settled(self, source: int) -> Function:
+        """Return the function that puts an input in C order and the dtype of the computation."""
+        convert, dtype = self._language.convert, self._dtype
+        if self._is_converted(source) and not self._program.leaves[source].summed:
+            return lambda x: convert(x, dtype)
+        return self._language.ordered
+
+    def _ready(self, operand: Operand) -> list[Function]:
+        """Return the functions that make an input ready to be permuted."""
         source = operand.source
-        x = self._prepared(slots, source)
-        if operand.permutation is not None:
-            x = self.xp.permute_dims(x, operand.permutation)
-        x = self._reshape(x, operand.shape)
-        return self.xp.matrix_transpose(x) if operand.transposed else x
-
-    def _prepared(self, slots: list[Any], source: int) -> Array:
-        """Take an array out of its slot; an input with diagonals taken, converted and summed."""
-        x = slots[source]
-        slots[source] = None
-        if source >= len(self._idle_leaf) or self._idle_leaf[source]:
-            return x
-        leaf: Leaf = self.program.leaves[source]
-        for permutation in leaf.diagonals:
-            x = self.xp.linalg.diagonal(self.xp.permute_dims(x, permutation))
-        x = astype(x, self.dtype)
+        leaf = self._program.leaves[source]
+        steps: list[Function] = []
+        xp, language, dtype = self._xp, self._language, self._dtype
+        if leaf.diagonals:
+            steps += [_diagonal(xp, permutation) for permutation in leaf.diagonals]
         if leaf.summed:
+            if self._is_converted(source):
+                steps.append(lambda x: language.convert(x, dtype))
             # asarray: NumPy returns a scalar, not an array, when every axis is summed.
-            x = self.xp.asarray(self.xp.sum(x, axis=leaf.summed, dtype=self.dtype))
+            steps.append(lambda x: xp.asarray(xp.sum(x, axis=leaf.summed, dtype=dtype)))
+        if leaf.permutation is not None:
+            axes = leaf.permutation
+            steps.append(lambda x: language.permute(x, axes))
+        shape = operand.viewed
+        if shape != leaf.shape:
+            steps.append(lambda x: language.reshape(x, shape))
+        return steps
+
+    def single(self, operand: Operand) -> Function:
+        """Return the contraction of one input, which is summed, permuted and copied."""
+        leaf = self._program.leaves[0]
+        ready, permute, reshape = _chain(self._ready(operand)), self._language.permute, self._language.reshape
+        settle = (lambda x: x) if leaf.summed else self._settled(0)
+        if settle is self._language.ordered:
+            settle = self._language.copy
+
+        def run(x: Array) -> Array:
+            x = ready(x) if ready is not None else x
+            x = settle(x if operand.permutation is None else permute(x, operand.permutation))
+            return reshape(x, operand.shape)
+
+        return run
+
+
+def _diagonal(xp: Namespace, permutation: tuple[int, ...]) -> Function:
+    return lambda x: xp.linalg.diagonal(xp.permute_dims(x, permutation))
+
+
+def _chain(functions: Sequence[Function]) -> Function | None:
+    if len(functions) < 2:
+        return functions[0] if functions else None
+
+    def run(x: Array) -> Array:
+        for function in functions:
+            x = function(x)
         return x
 
-    def _reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
-        return x.reshape(shape) if self._by_method else self.xp.reshape(x, shape)
+    return run

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tnet.arrays import Array, device_kind, library_name, total_size
 from tnet.contraction.dtypes import DtypePlan
-from tnet.contraction.lowering import Leaf, Operand, Program
+from tnet.contraction.lowering import Operand, Program, Step
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import InputError
 
@@ -42,55 +42,78 @@ def peak_memory(spec: ContractionSpec, program: Program, dtypes: DtypePlan, *, s
     Notes
     -----
     Counts the inputs (all of them, to the end: they are the caller's), live intermediates, copies made
-    by permuting or converting, and the result. Inputs count as C-ordered; one in another memory layout
-    may add one copy of itself. Scratch of the matrix product itself is not counted.
+    by permuting or converting, and the result. Scratch of the matrix product itself is not counted.
     """
-    n_inputs = len(spec.inputs)
-    item = dtypes.compute_itemsize
+    walk = _Walk(spec, program, dtypes)
     n_output = math.prod(spec.output_shape)
-    fixed = sum(
-        total_size(shape) * size for shape, size in zip(spec.input_shapes, dtypes.operand_itemsizes, strict=True)
-    )
-    fixed += n_output * item if sliced else 0
-    held: dict[int, int] = {}  # bytes of live intermediates
-    best = Peak(fixed, tuple(range(n_inputs)))
+    for step in program.once:
+        walk.step(step)
+    walk.carried = program.carried
+    walk.fixed += n_output * dtypes.compute_itemsize if sliced else 0
+    for step in program.steps:
+        walk.step(step)
+    if program.single is not None:
+        walk.held[0] = walk.take(program.single, 0)
+        walk.note(0, 0)
+    elif sliced:
+        walk.note(0, len(spec.inputs) + len(program.steps) + len(program.once) - 1)
+    if dtypes.result != dtypes.compute:
+        held = sum(walk.held.values()) if sliced else 0
+        walk.note(n_output * dtypes.result_itemsize - held, len(program.orders) - 1)
+    return walk.peak
 
-    def note(extra: int, *sources: int) -> None:
-        nonlocal best
-        total = fixed + sum(held.values()) + extra
-        if total > best.n_bytes:
-            best = Peak(total, (*held, *sources))
 
-    def prepare(leaf: Leaf, source: int, extra: int) -> int:
-        converted = leaf.n_taken * item if dtypes.operands[source] != dtypes.compute else 0
-        left = leaf.n_left * item if leaf.summed else converted
-        note(extra + converted + (left if leaf.summed else 0), source)
-        return left
+class _Walk:
+    """The bytes alive while a program runs."""
 
-    def take(operand: Operand, extra: int, partner: int) -> int:
+    def __init__(self, spec: ContractionSpec, program: Program, dtypes: DtypePlan) -> None:
+        self._program = program
+        self._dtypes = dtypes
+        self._item = dtypes.compute_itemsize
+        self._n_inputs = len(spec.inputs)
+        self.fixed = sum(
+            total_size(shape) * size for shape, size in zip(spec.input_shapes, dtypes.operand_itemsizes, strict=True)
+        )
+        self.held: dict[int, int] = {}  # bytes of live intermediates
+        self.carried: frozenset[int] = frozenset()
+        self.peak = Peak(self.fixed, tuple(range(self._n_inputs)))
+
+    def note(self, extra: int, *sources: int) -> None:
+        """Compare what is alive now, and ``extra``, with the peak so far."""
+        total = self.fixed + sum(self.held.values()) + extra
+        if total > self.peak.n_bytes:
+            self.peak = Peak(total, (*self.held, *sources))
+
+    def step(self, step: Step) -> None:
+        """Take both operands, make the result, free what is not needed any more."""
+        left = self.take(step.left, 0)
+        right = self.take(step.right, left)
+        result = step.n_result * self._item
+        self.note(left + right + result, step.left.source, step.right.source, step.node)
+        self.held[step.node] = result
+
+    def take(self, operand: Operand, extra: int) -> int:
         """Return the bytes that belong to the operand alone, once it is a matrix."""
-        if operand.source < n_inputs:
-            own = prepare(program.leaves[operand.source], operand.source, extra)
+        source = operand.source
+        if source < self._n_inputs:
+            own = self._prepare(source, extra)
+        elif source in self.carried:
+            own = 0
         else:
-            own = held.pop(operand.source)
+            own = self.held.pop(source)
         if operand.copied:
-            note(extra + own + operand.copied * item, operand.source, partner)
-            own = operand.copied * item
+            self.note(extra + own + operand.copied * self._item, source)
+            own = operand.copied * self._item
         return own
 
-    for k, step in enumerate(program.steps):
-        result = step.n_result * item
-        left = take(step.left, 0, step.right.source)
-        right = take(step.right, left, step.left.source)
-        note(left + right + result, step.left.source, step.right.source, n_inputs + k)
-        held[n_inputs + k] = result
-    if not program.steps:
-        held[0] = max(prepare(program.leaves[0], 0, 0), 0)
-        note(math.prod(program.output_shape) * item, 0)
-    if dtypes.result != dtypes.compute:
-        held = {} if sliced else held
-        note(n_output * dtypes.result_itemsize, n_inputs + len(program.steps) - 1)
-    return best
+    def _prepare(self, source: int, extra: int) -> int:
+        leaf = self._program.leaves[source]
+        if not leaf.summed:
+            return 0  # a conversion is a copy of the operand
+        converted = leaf.n_taken * self._item if self._dtypes.operands[source] != self._dtypes.compute else 0
+        left = leaf.n_left * self._item
+        self.note(extra + converted + left, source)
+        return left
 
 
 def parse_bytes(limit: int | str | None, name: str = "memory_limit") -> int | None:

@@ -2,33 +2,94 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
-from tnet.arrays import Array, as_array, dtype_name
+import numpy as np
+
+from tnet.arrays import Array, as_array, dtype_name, library_name, total_size
+from tnet.arrays.operations import operations
 from tnet.contraction.dtypes import DtypePlan, dtype_plan
-from tnet.contraction.execute import Runner, make_runner
+from tnet.contraction.execute import Runner, common_namespace, make_runner
+from tnet.contraction.invariants import choose_invariants
+from tnet.contraction.layout import Layout, memory_layout
 from tnet.contraction.lowering import Program
-from tnet.contraction.memory import format_bytes, free_bytes
-from tnet.contraction.planning import Pair, linear_path, pairs_of_linear_path
+from tnet.contraction.memory import format_bytes, free_bytes, peak_memory
+from tnet.contraction.plan_file import read_plan, write_plan
+from tnet.contraction.planning import Pair, linear_path, result_indices
 from tnet.contraction.rates import host_rates
-from tnet.contraction.slicing import Split, sliced_peak, sliced_program
-from tnet.contraction.spec import ContractionSpec
-from tnet.errors import FormatError, MemoryLimitError, ShapeError, TnetError
-from tnet.io import atomic_write
+from tnet.contraction.slicing import Split, sliced_program, sliced_sizes
+from tnet.contraction.spec import ContractionSpec, size_of
+from tnet.errors import MemoryLimitError, ShapeError
 from tnet.parallel import ExecutorLike
 
-__all__ = ["ContractionPlan"]
+__all__ = ["ContractionPlan", "layouts_of"]
 
-_FORMAT_VERSION = 1
-_LARGEST_FILE = 64 * 2**20
 _STEPS_SHOWN = 4
 _ALWAYS_FITS = 64 * 2**20  # below this, asking the system for its free memory costs more than it saves
+_LAYOUT_MATTERS = 1024  # elements below which a copy costs less than asking for the strides
+_MOST_KEPT = 32
+
+_shape = attrgetter("shape")
+_dtype = attrgetter("dtype")
+_device = attrgetter("device")
+
+
+class _Ready(NamedTuple):
+    """What the arrays of a call must look like, and what to do with them."""
+
+    types: tuple[type, ...]
+    dtypes: tuple[Any, ...]
+    devices: list[Any] | None
+    strides: list[tuple[int, Any]]
+    stride_of: Callable[[Array], Any] | None
+    run: Runner
+
+    def lies_as(self, arrays: Sequence[Array]) -> bool:
+        """Return whether the large operands have the strides they had when the program was bound."""
+        stride_of = self.stride_of
+        return stride_of is None or all(stride_of(arrays[k]) == strides for k, strides in self.strides)
+
+
+def _ready(arrays: Sequence[Array], run: Runner, *, all_strides: bool) -> _Ready:
+    stride_of = operations(arrays[0]).stride_of
+    strides: list[tuple[int, Any]] = []
+    if stride_of is not None:
+        least = 0 if all_strides else _LAYOUT_MATTERS
+        strides = [(k, stride_of(x)) for k, x in enumerate(arrays) if total_size(x.shape) >= least]
+    devices = None if isinstance(arrays[0], np.ndarray) else [x.device for x in arrays]
+    return _Ready(tuple(map(type, arrays)), tuple(map(_dtype, arrays)), devices, strides, stride_of, run)
+
+
+def _checked(run: Runner, fresh: int) -> Runner:
+    """Return ``run`` with a look at the free memory before it."""
+
+    def checked(arrays: Sequence[Array]) -> Array:
+        free = free_bytes(arrays[0])
+        if free is not None and fresh > free:
+            raise MemoryLimitError(
+                f"the contraction needs {format_bytes(fresh)} beside its operands, but "
+                f"{format_bytes(free)} are free; plan with memory_limit= to cut it into slices."
+            )
+        return run(arrays)
+
+    return checked
+
+
+def layouts_of(arrays: Sequence[Array]) -> tuple[Layout, ...] | None:
+    """Return how each array lies in memory; None when all lie in C order."""
+    stride_of = operations(arrays[0]).stride_of
+    if stride_of is None:
+        return None
+    is_torch_like = library_name(arrays[0]) == "torch"
+    layouts = tuple(memory_layout(x.shape, stride_of(x), 1 if is_torch_like else x.itemsize) for x in arrays)
+    plain = all(layout == tuple(range(x.ndim)) for layout, x in zip(layouts, arrays, strict=True))
+    return None if plain else layouts
 
 
 @dataclass(frozen=True)
@@ -49,6 +110,9 @@ class ContractionPlan:
         Bytes that the plan was made to respect.
     planner : str
         Who found the order.
+    layouts : tuple of (tuple of int or None), or None
+        For each operand, its axes from the slowest in memory to the fastest; None for one with gaps, which is
+        copied. None altogether: all in C order.
 
     Notes
     -----
@@ -61,20 +125,54 @@ class ContractionPlan:
     dtypes: DtypePlan
     memory_limit: int | None = None
     planner: str = "auto"
-    _runners: dict[Any, Runner] = field(default_factory=dict, init=False, repr=False, compare=False)
+    layouts: tuple[Layout, ...] | None = None
+    _kept: list[_Ready] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is bound to array types is made again where the plan arrives.
+        return ContractionPlan, (
+            self.spec,
+            self.pairs,
+            self.splits,
+            self.dtypes,
+            self.memory_limit,
+            self.planner,
+            self.layouts,
+        )
 
     @cached_property
     def _program(self) -> Program:
-        return sliced_program(self.spec, self.pairs, self.splits)
+        return self._program_for(self.dtypes, self.layouts)
+
+    def _program_for(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None) -> Program:
+        """Return the program of a slice, and what is done once before the first where that fits."""
+        spec, pairs, splits = self.spec, self.pairs, self.splits
+        found: dict[frozenset[int], Program] = {}
+
+        def fits(hoisted: frozenset[int]) -> bool:
+            program = sliced_program(spec, pairs, splits, dtypes, layouts=layouts, hoisted=hoisted)
+            found[hoisted] = program
+            limit = math.inf if self.memory_limit is None else self.memory_limit
+            return peak_memory(spec, program, dtypes, sliced=bool(splits)).n_bytes <= limit
+
+        hoisted: frozenset[int] = frozenset()
+        if splits:
+            sizes = sliced_sizes(spec, splits)
+            elements = [size_of(indices, sizes) for indices in result_indices(spec, pairs)]
+            hoisted = choose_invariants(spec, pairs, splits, elements, fits)
+        if hoisted in found:
+            return found[hoisted]
+        return sliced_program(spec, pairs, splits, dtypes, layouts=layouts)
 
     @cached_property
-    def _shapes(self) -> list[tuple[int, ...]]:
-        return list(self.spec.input_shapes)
+    def _shapes(self) -> tuple[tuple[int, ...], ...]:
+        return self.spec.input_shapes
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of the pairwise steps, summed over slices."""
-        return self.n_slices * sum(step.macs for step in self._program.steps)
+        """Multiply-adds of the pairwise steps, summed over slices; what no slice changes counts once."""
+        program = self._program
+        return sum(step.macs for step in program.once) + self.n_slices * sum(step.macs for step in program.steps)
 
     @property
     def flops(self) -> int:
@@ -85,10 +183,9 @@ class ContractionPlan:
     def peak_bytes(self) -> int:
         """Bytes of inputs, live intermediates, copies and result at the worst moment.
 
-        Inputs count as C-ordered; one in another memory layout may add one copy of itself. Scratch of
-        BLAS is not counted.
+        For the dtypes and memory layouts that the plan was made from. Scratch of BLAS is not counted.
         """
-        return sliced_peak(self.spec, self.pairs, self.splits, self.dtypes).n_bytes
+        return peak_memory(self.spec, self._program, self.dtypes, sliced=bool(self.splits)).n_bytes
 
     @property
     def n_slices(self) -> int:
@@ -150,19 +247,10 @@ class ContractionPlan:
         Every operation is one of the array library's, so torch records gradients through it.
         """
         try:
-            key = tuple([(type(x), x.dtype, x.device) for x in arrays])
-            shapes = [x.shape for x in arrays]
-        except AttributeError:
-            arrays = tuple(as_array(x, f"operand {k}") for k, x in enumerate(arrays))
-            return self(*arrays)
-        if shapes != self._shapes:
-            self._refuse_shapes(shapes)
-        runner = self._runners.get(key)
-        if runner is None:
-            runner = self._runners[key] = self._bind(arrays)
-        if self._largest_fresh >= _ALWAYS_FITS:
-            self._check_free_memory(arrays[0])
-        return runner(arrays)
+            types, shapes, dtypes = tuple(map(type, arrays)), tuple(map(_shape, arrays)), tuple(map(_dtype, arrays))
+        except AttributeError:  # lists and numbers become arrays first
+            return self._unknown(arrays)(arrays)
+        return self.runner(arrays, types, shapes, dtypes)(arrays)
 
     def run(
         self,
@@ -225,34 +313,54 @@ class ContractionPlan:
 
         return run_plan(self, arrays, executor=executor, checkpoint=checkpoint, callback=callback)
 
-    @cached_property
-    def _largest_fresh(self) -> int:
-        """Return the bytes that a call allocates beyond its inputs, in the widest dtype."""
-        inputs = sum(
-            math.prod(shape) * size for shape, size in zip(self._shapes, self.dtypes.operand_itemsizes, strict=True)
-        )
-        return self.peak_bytes - inputs
+    def runner(
+        self, arrays: Sequence[Array], types: tuple[type, ...], shapes: tuple[Any, ...], dtypes: tuple[Any, ...]
+    ) -> Runner:
+        """Return the function that contracts these arrays, of which types, shapes and dtypes are known already."""
+        for ready in self._kept:
+            if (
+                types == ready.types
+                and shapes == self._shapes
+                and dtypes == ready.dtypes
+                and (ready.devices is None or list(map(_device, arrays)) == ready.devices)
+                and (not ready.strides or ready.lies_as(arrays))
+            ):
+                return ready.run
+        return self._unknown(arrays)
+
+    def _unknown(self, arrays: Sequence[Array]) -> Runner:
+        """Return the function for arrays of types not met before, or of none."""
+        plain = [as_array(x, f"operand {k}") for k, x in enumerate(arrays)]
+        if any(a is not x for a, x in zip(plain, arrays, strict=True)):
+            return lambda _: self(*plain)
+        return self._bind(plain)
 
     def _bind(self, arrays: Sequence[Array]) -> Runner:
-        names = [dtype_name(as_array(x, f"operand {k}")) for k, x in enumerate(arrays)]
-        dtypes = dtype_plan(names)
-        if dtypes != self.dtypes and self.memory_limit is not None:
-            needed = sliced_peak(self.spec, self.pairs, self.splits, dtypes).n_bytes
-            if needed > self.memory_limit:
-                raise MemoryLimitError(
-                    f"with operands of {', '.join(dict.fromkeys(names))} this plan takes "
-                    f"{format_bytes(needed)}, above its memory_limit of {format_bytes(self.memory_limit)}; "
-                    "plan again from these arrays, or with their dtype."
-                )
-        return make_runner(self.spec, self._program, self.splits, dtypes, arrays)
-
-    def _check_free_memory(self, x: Array) -> None:
-        free = free_bytes(as_array(x))
-        if free is not None and self._largest_fresh > free:
+        """Make the function for arrays like these, and keep it."""
+        shapes = tuple(map(_shape, arrays))
+        if shapes != self._shapes:
+            self._refuse_shapes(shapes)
+        common_namespace(arrays)
+        names = [dtype_name(x) for x in arrays]
+        dtypes, layouts = dtype_plan(names), layouts_of(arrays)
+        same = dtypes == self.dtypes and layouts == self.layouts
+        program = self._program if same else self._program_for(dtypes, layouts)
+        needed = peak_memory(self.spec, program, dtypes, sliced=bool(self.splits)).n_bytes
+        if self.memory_limit is not None and needed > self.memory_limit:
             raise MemoryLimitError(
-                f"the contraction needs {format_bytes(self._largest_fresh)} beside its operands, but "
-                f"{format_bytes(free)} are free; plan with memory_limit= to cut it into slices."
+                f"with operands of {', '.join(dict.fromkeys(names))} in this memory layout, the plan takes "
+                f"{format_bytes(needed)}, above its memory_limit of {format_bytes(self.memory_limit)}; "
+                "plan again from these arrays."
             )
+        run = make_runner(self.spec, program, self.splits, dtypes, arrays)
+        fresh = needed - sum(
+            math.prod(shape) * size for shape, size in zip(self._shapes, dtypes.operand_itemsizes, strict=True)
+        )
+        if fresh >= _ALWAYS_FITS:
+            run = _checked(run, fresh)
+        ready = _ready(arrays, run, all_strides=self.memory_limit is not None)
+        self._kept[:] = [ready, *self._kept[: _MOST_KEPT - 1]]
+        return run
 
     def _refuse_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         if len(shapes) != len(self._shapes):
@@ -287,78 +395,15 @@ class ContractionPlan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON; the file appears whole or not at all."""
-        spec = self.spec
-        content = {
-            "format": "tnet.contraction_plan",
-            "format_version": _FORMAT_VERSION,
-            "labels": spec.labels,
-            "sizes": spec.sizes,
-            "inputs": spec.inputs,
-            "output": spec.output,
-            "path": self.path,
-            "splits": self.splits,
-            "dtypes": self.dtypes.operands,
-            "memory_limit": self.memory_limit,
-            "planner": self.planner,
-        }
-        text = json.dumps(content, indent=1) + "\n"
-        atomic_write(path, lambda file: file.write(text.encode()))
+        write_plan(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ContractionPlan:
-        """Read a plan written by :meth:`save`.
+        """Read a plan written by :meth:`save`, by this version or an older one.
 
         Raises
         ------
         FormatError
             The file is damaged, no plan, or of a version that this tnet does not read.
         """
-        if os.path.getsize(path) > _LARGEST_FILE:
-            raise FormatError(f"{path}: larger than {format_bytes(_LARGEST_FILE)}, so no contraction plan.")
-        with open(path, "rb") as file:
-            raw = file.read()
-        try:
-            content = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{path}: not a JSON file: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != "tnet.contraction_plan":
-            raise FormatError(f"{path}: not a contraction plan of tnet.")
-        if content.get("format_version") != _FORMAT_VERSION:
-            raise FormatError(
-                f"{path}: format_version {content.get('format_version')!r}; this tnet reads {_FORMAT_VERSION}."
-            )
-        try:
-            return _plan_from_content(content)
-        except (KeyError, TypeError, ValueError, TnetError) as error:
-            raise FormatError(f"{path}: damaged contraction plan: {error}") from error
-
-
-def _plan_from_content(content: dict[str, Any]) -> ContractionPlan:
-    labels = tuple(content["labels"])
-    sizes = _integers(content["sizes"], 2**62)
-    inputs = tuple(_integers(term, len(sizes) - 1) for term in content["inputs"])
-    output = _integers(content["output"], len(sizes) - 1)
-    if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels):
-        raise ValueError("labels must be different strings")
-    if len(labels) != len(sizes) or not inputs:
-        raise ValueError("labels and sizes differ in number, or there are no inputs")
-    if len(set(output)) != len(output) or not set(output) <= {i for term in inputs for i in term}:
-        raise ValueError("the output names an index twice, or one of no input")
-    spec = ContractionSpec(inputs, output, sizes, labels)
-    pairs = pairs_of_linear_path([_integers(step, len(inputs)) for step in content["path"]], len(inputs))
-    splits = tuple((i, parts) for i, parts in (_integers(split, 2**62) for split in content["splits"]))
-    if len({i for i, _ in splits}) != len(splits) or any(p < 1 or sizes[i] % p for i, p in splits):
-        raise ValueError("splits repeat an index or do not divide its size")
-    dtypes = dtype_plan(content["dtypes"])
-    if len(dtypes.operands) != len(inputs):
-        raise ValueError("dtypes and inputs differ in number")
-    limit, planner = content["memory_limit"], content["planner"]
-    if not (limit is None or (type(limit) is int and limit > 0)) or not isinstance(planner, str):
-        raise ValueError("memory_limit or planner is of the wrong kind")
-    return ContractionPlan(spec, pairs, splits, dtypes, limit, planner)
-
-
-def _integers(values: Any, largest: int) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= largest for v in values):
-        raise ValueError(f"expected a list of integers from 0 to {largest}")
-    return tuple(values)
+        return cls(*read_plan(path))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from tnet.contraction.dtypes import DtypePlan
+from tnet.contraction.layout import Layout
 from tnet.contraction.lowering import Program, lower
 from tnet.contraction.memory import Peak, format_bytes, peak_memory
 from tnet.contraction.planning import Pair, pairwise_macs, result_indices
@@ -27,18 +28,46 @@ def sliced_sizes(spec: ContractionSpec, splits: Sequence[Split]) -> tuple[int, .
     return tuple(sizes)
 
 
-def sliced_program(spec: ContractionSpec, pairs: Sequence[Pair], splits: Sequence[Split]) -> Program:
+def sliced_program(
+    spec: ContractionSpec,
+    pairs: Sequence[Pair],
+    splits: Sequence[Split],
+    dtypes: DtypePlan,
+    *,
+    layouts: Sequence[Layout] | None = None,
+    hoisted: frozenset[int] = frozenset(),
+) -> Program:
     """Return the program of one slice."""
-    return lower(spec, pairs, sliced_sizes(spec, splits), frozenset(index for index, _ in splits))
+    return lower(
+        spec,
+        pairs,
+        sliced_sizes(spec, splits),
+        frozenset(index for index, _ in splits),
+        layouts=layouts,
+        converted=dtypes.converted,
+        hoisted=hoisted,
+    )
 
 
-def sliced_peak(spec: ContractionSpec, pairs: Sequence[Pair], splits: Sequence[Split], dtypes: DtypePlan) -> Peak:
+def sliced_peak(
+    spec: ContractionSpec,
+    pairs: Sequence[Pair],
+    splits: Sequence[Split],
+    dtypes: DtypePlan,
+    layouts: Sequence[Layout] | None = None,
+) -> Peak:
     """Return the peak memory of the whole sliced contraction."""
-    program = sliced_program(spec, pairs, splits)
+    program = sliced_program(spec, pairs, splits, dtypes, layouts=layouts)
     return peak_memory(spec, program, dtypes, sliced=bool(splits))
 
 
-def choose_splits(spec: ContractionSpec, pairs: Sequence[Pair], dtypes: DtypePlan, limit: int) -> tuple[Split, ...]:
+def choose_splits(
+    spec: ContractionSpec,
+    pairs: Sequence[Pair],
+    dtypes: DtypePlan,
+    limit: int,
+    layouts: Sequence[Layout] | None = None,
+) -> tuple[Split, ...]:
     """Cut indices, one prime factor at a time, until the peak is within ``limit`` bytes.
 
     Parameters
@@ -48,6 +77,8 @@ def choose_splits(spec: ContractionSpec, pairs: Sequence[Pair], dtypes: DtypePla
     dtypes : DtypePlan
     limit : int
         Bytes.
+    layouts : sequence of (tuple of int or None), optional
+        Memory layout of each input; C order by default.
 
     Returns
     -------
@@ -66,7 +97,7 @@ def choose_splits(spec: ContractionSpec, pairs: Sequence[Pair], dtypes: DtypePla
     least (bytes above what inputs and result need anyway) x (multiply-adds).
     """
     splits: dict[int, int] = {}
-    peak = sliced_peak(spec, pairs, (), dtypes)
+    peak = sliced_peak(spec, pairs, (), dtypes, layouts)
     if peak.n_bytes <= limit:
         return ()
     least, least_slices = peak.n_bytes, 1
@@ -77,7 +108,7 @@ def choose_splits(spec: ContractionSpec, pairs: Sequence[Pair], dtypes: DtypePla
             trial = dict(splits)
             left = spec.sizes[index] // trial.get(index, 1)
             trial[index] = trial.get(index, 1) * _smallest_prime_factor(left)
-            found = sliced_peak(spec, pairs, tuple(trial.items()), dtypes)
+            found = sliced_peak(spec, pairs, tuple(trial.items()), dtypes, layouts)
             n_slices = math.prod(trial.values())
             macs = n_slices * pairwise_macs(spec, pairs, sliced_sizes(spec, tuple(trial.items())))
             fits = found.n_bytes <= limit
