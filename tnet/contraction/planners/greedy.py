@@ -400,7 +400,7 @@ def _weight_of_crowded_indices(graph: Any, state: Any, k: int, other: int) -> fl
 
 @jit
 def _score(weight_ab: float, weight_a: float, weight_b: float, alpha: float) -> float:
-    """Return sgn(s) log(1 + |s|) of s = 2**weight_ab / alpha - alpha (2**weight_a + 2**weight_b), without overflow."""
+    """Return sgn(s) log(1 + |s|), s = 2**weight_ab / alpha - alpha (2**weight_a + 2**weight_b), without overflow."""
     largest = max(weight_ab, weight_a, weight_b)
     s = 2.0 ** (weight_ab - largest) / alpha - alpha * (2.0 ** (weight_a - largest) + 2.0 ** (weight_b - largest))
     if s == 0.0:

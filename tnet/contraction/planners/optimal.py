@@ -1,7 +1,7 @@
 """The cheapest contraction tree, by dynamic programming over subsets of operands.
 
-Up to a dozen operands, tables over all subsets; above, tables of those connected subsets that cost no more than a cap,
-which is raised until a tree is found.
+Up to a dozen operands, tables over all subsets; above, tables of those connected subsets that cost no more than a
+cap, which is raised until a tree is found.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _component_labels(legs: Any) -> Any:
     return parent
 
 
-# -- tables over all subsets ------------------------------------------------------------------------------------------
+# Tables over all subsets.
 
 
 class DenseTables(NamedTuple):
@@ -325,7 +325,7 @@ def _pairs_of_parts(part: Any, n: int) -> Any:
     return pairs
 
 
-# -- tables of connected subsets below a cap --------------------------------------------------------------------------
+# Tables of connected subsets below a cap.
 
 
 class _Search(NamedTuple):
@@ -513,7 +513,7 @@ def _keep(legs: Any, output: Any, search: Any, i: int, j: int, cost: float) -> b
 
 
 @jit
-def _slot_of(search: Any, subset: Any) -> int:
+def _slot_of(search: Any, subset: Any) -> Any:
     mask = search.slots.size - 1
     z = subset * np.uint64(0x9E3779B97F4A7C15)
     slot = np.int64((z ^ (z >> np.uint64(32))) & np.uint64(mask))
