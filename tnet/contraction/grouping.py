@@ -70,8 +70,6 @@ def group_slices(plan: ContractionPlan) -> SliceTasks:
         fine[index] = _divisor_within(parts, room)
         outer[index] = parts // fine[index]
         room /= fine[index]
-        if outer[index] > 1:
-            break
     coarse = tuple((index, parts) for index, parts in outer.items() if parts > 1)
     spec = dataclasses.replace(plan.spec, sizes=sliced_sizes(plan.spec, coarse))
     inner = tuple(sorted((index, parts) for index, parts in fine.items() if parts > 1))

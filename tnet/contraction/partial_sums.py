@@ -79,7 +79,9 @@ class RunningSum:
         try:
             n_merged = int(metadata["n_merged"])
             numbers = {name: int(name.removeprefix("waiting.")) for name in tensors if name != "merged"}
-            if not all(0 <= n_merged < number < self._tasks.n_tasks for number in numbers.values()):
+            if not 0 <= n_merged <= self._tasks.n_tasks or not all(
+                n_merged < number < self._tasks.n_tasks for number in numbers.values()
+            ):
                 raise ValueError("its tasks are none of this contraction")
             arrays = {
                 name: x.view(self._dtype).reshape(shapes.get(name, self._tasks.plan.output_shape))
