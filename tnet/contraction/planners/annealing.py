@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tnet.arrays.compiled import jit
 from tnet.contraction.planners.bits import count_bits, weight, weight_of_union
 from tnet.contraction.planners.network import PlanningNetwork
-from tnet.contraction.planners.trees import Tree, legs_of_nodes, log2_macs
+from tnet.contraction.planners.trees import Tree, legs_of_nodes, log2_macs, pairs_of_children
 
 __all__ = ["anneal"]
 
@@ -103,7 +103,7 @@ def anneal(
             break
         seconds_a_sweep = (now - started) / sweeps
         step = max(1.0 / n_sweeps, (1.0 - progress) * seconds_a_sweep / (deadline - now))
-    best = _pairs_of_children(state.best)
+    best = pairs_of_children(state.best)
     return Tree(best, log2_macs(network, best))
 
 
@@ -203,32 +203,6 @@ def _keep_if_best(state: Any, target: float) -> None:
     if score < state.best_score[0]:
         state.best_score[0] = score
         state.best[:] = state.children
-
-
-@jit
-def _pairs_of_children(children: Any) -> Any:
-    """Return the steps of a tree, each after the steps that make its operands."""
-    n = (len(children) + 1) // 2
-    number = np.arange(len(children)).astype(np.int32)
-    order = np.empty(n - 1, np.int32)
-    stack = np.empty(n, np.int32)
-    stack[0], height, left = len(children) - 1, 1, n - 1
-    while height:  # parents first, filled from the end
-        height -= 1
-        v = stack[height]
-        left -= 1
-        order[left] = v
-        for side in range(2):
-            if children[v, side] >= n:
-                stack[height] = children[v, side]
-                height += 1
-    pairs = np.empty((n - 1, 2), np.int32)
-    for k in range(n - 1):
-        number[order[k]] = n + k
-    for k in range(n - 1):
-        a, b = number[children[order[k], 0]], number[children[order[k], 1]]
-        pairs[k, 0], pairs[k, 1] = min(a, b), max(a, b)
-    return pairs
 
 
 _sweep = jit(_sweep_loop, fastmath=frozenset({"reassoc"}))

@@ -12,7 +12,7 @@ from tnet.arrays.compiled import jit
 from tnet.contraction.planners.bits import weight_of_union
 from tnet.contraction.planners.network import PlanningNetwork
 
-__all__ = ["Tree", "legs_of_nodes", "log2_macs"]
+__all__ = ["Tree", "legs_of_nodes", "log2_macs", "pairs_of_children"]
 
 
 class Tree(NamedTuple):
@@ -68,6 +68,29 @@ def legs_of_nodes(inputs: Any, output: Any, pairs: Any) -> Any:
         for w in range(n_words):
             below[v, w] &= outside[v, w]
     return below
+
+
+@jit
+def pairs_of_children(children: Any) -> Any:
+    """Return the steps of a tree given by the two children of each node: shape (2n - 1, 2), leaves and root as usual.
+
+    Inner nodes may stand in any order; they are numbered anew, each after its children.
+    """
+    n_nodes = children.shape[0]
+    n = (n_nodes + 1) // 2
+    pairs = np.empty((n - 1, 2), np.int32)
+    top_down = np.empty(n - 1, np.int64)
+    top_down[0] = n_nodes - 1
+    n_seen = 1
+    for k in range(n - 1):
+        for side in range(2):
+            child = children[top_down[k], side]
+            if child >= n:
+                top_down[n_seen] = child
+                child = n_nodes - 1 - n_seen
+                n_seen += 1
+            pairs[n - 2 - k, side] = child
+    return pairs
 
 
 @jit
