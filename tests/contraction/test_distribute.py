@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +37,7 @@ def cut(case: Case, splits: tuple[tuple[int, int], ...], dtype: str = "float64")
 @pytest.fixture
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Group the 120 slices of the ring into 20 tasks: those of d run together."""
-    seconds = nominal_seconds(cut(RING, SPLITS))
+    seconds = nominal_seconds(cut(RING, SPLITS))[1]
     monkeypatch.setattr(grouping, "_SECONDS_A_TASK", 6.5 * seconds)
     assert group_slices(cut(RING, SPLITS)).n_tasks == 20
 
@@ -61,7 +62,8 @@ def test_a_run_equals_a_call(case: Case, chance: random.Random, seconds: float) 
         tasks = group_slices(plan)
         found = plan.run(*arrays)
     assert tasks.n_tasks * tasks.plan.n_slices == plan.n_slices
-    assert tasks.plan.n_slices == 1 or tasks.plan.n_slices * nominal_seconds(plan) <= seconds * (1 + 1e-9)
+    once, each = nominal_seconds(plan)
+    assert tasks.plan.n_slices == 1 or tasks.plan.n_slices * each <= max(seconds - once, 4 * once) * (1 + 1e-9)
     wanted = whole(*arrays)
     assert found.shape == wanted.shape
     assert np.allclose(found, wanted, rtol=1e-9, atol=1e-9)
@@ -73,6 +75,31 @@ def test_the_summed_indices_go_into_the_task_first(small_tasks: None) -> None:
     places = {str(keys_of_task(plan.spec, tasks.outer, k)[1]) for k in range(tasks.n_tasks)}
     assert len(places) == 4  # a part of the output for each part of a
     assert tasks.plan.output_shape == (6, 24)
+
+
+def test_a_task_outweighs_what_no_slice_changes() -> None:
+    case = Case("ab,bc,cd,de,ea->", ((512, 512), (512, 512), (512, 4), (4, 64), (64, 512)))
+    whole = tnet.plan(case.equation, *case.shapes)
+    plan = ContractionPlan(whole.spec, ((0, 1), (2, 5), (3, 6), (4, 7)), ((4, 64),), whole.dtypes)
+    once, each = nominal_seconds(plan)
+    assert once > 4 * each  # the product of the two large matrices
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grouping, "_SECONDS_A_TASK", 1e-6)
+        n_slices = group_slices(plan).plan.n_slices
+    assert n_slices == max(n for n in (1, 2, 4, 8, 16, 32, 64) if n * each <= 4 * once)
+
+
+def test_a_run_keeps_the_limit() -> None:
+    arrays = [np.random.default_rng(k).normal(size=(96, 96)) for k in range(4)]
+    limit = 6 * arrays[0].nbytes + 20_000  # the four, the result, and one more
+    plan = tnet.plan("ab,bc,cd,da->ac", *arrays, memory_limit=limit)
+    assert plan.n_slices > 1
+    plan.run(*arrays)  # what is imported and cached does not count
+    tracemalloc.start()
+    plan.run(*arrays)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak + sum(a.nbytes for a in arrays) <= limit + arrays[0].nbytes + 100_000  # and a partial result
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128", "float16", "int8", "uint64"])
@@ -113,7 +140,7 @@ class Counter:
 @pytest.fixture(scope="module")
 def wanted_bits() -> bytes:
     with pytest.MonkeyPatch.context() as patch:
-        seconds = nominal_seconds(cut(RING, SPLITS))
+        seconds = nominal_seconds(cut(RING, SPLITS))[1]
         patch.setattr(grouping, "_SECONDS_A_TASK", 6.5 * seconds)
         return cut(RING, SPLITS).run(*RING.arrays()).tobytes()
 
@@ -181,7 +208,7 @@ def test_contract_takes_an_executor_and_a_checkpoint(tmp_path: Path) -> None:
 def test_the_order_in_which_tasks_end_does_not_matter(order: list[int], stop: int, dtype: str) -> None:
     plan = cut(RING, SPLITS, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grouping, "_SECONDS_A_TASK", 6.5 * nominal_seconds(cut(RING, SPLITS)))
+        patch.setattr(grouping, "_SECONDS_A_TASK", 6.5 * nominal_seconds(cut(RING, SPLITS))[1])
         tasks = group_slices(plan)
     rng = np.random.default_rng(0)
     partials = [(100 * rng.normal(size=tasks.plan.output_shape)).astype(dtype) for _ in range(tasks.n_tasks)]

@@ -13,15 +13,13 @@ import numpy as np
 
 from tnet.arrays import (
     Array,
-    array_namespace,
     as_array,
-    device_of,
     dtype_name,
-    library_name,
     name_of_dtype,
     resolve_rng,
 )
 from tnet.contraction.dtypes import dtype_plan
+from tnet.contraction.execute import common_namespace
 from tnet.contraction.layout import Layout
 from tnet.contraction.memory import parse_bytes
 from tnet.contraction.plan import ContractionPlan, layouts_of
@@ -186,7 +184,8 @@ def contract(
             return known.runner(arrays, types, shapes, dtypes)(arrays)
     operands, parse = _take_apart(equation, arrays)
     operands = tuple(as_array(x, f"operand {k}") for k, x in enumerate(operands))
-    _require_one_library(operands)
+    if operands:
+        common_namespace(operands)  # mixed operands are refused before the search begins
     spec, names = _describe(operands, parse, "float64")
     limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
     found = _plan(spec, names, planner, limit, max_planning_seconds, seed, _layouts(operands))
@@ -277,24 +276,6 @@ def _parse(equation: str, shapes: _Shapes) -> ContractionSpec:
 @functools.lru_cache(maxsize=256)
 def _number(terms: tuple[Any, ...], output: Any, shapes: _Shapes) -> ContractionSpec:
     return spec_from_terms(terms, output, shapes)
-
-
-def _require_one_library(operands: Sequence[Array]) -> None:
-    """Refuse mixed libraries and devices before the search begins, naming two operands that differ."""
-    try:
-        if operands:
-            array_namespace(*operands)
-    except BackendError as error:
-        first, *others = [f"{library_name(x)} on {device_of(x)}" for x in operands]
-        other = next((k for k, home in enumerate(others, 1) if home != first), None)
-        if other is None:
-            raise
-        same = library_name(operands[0]) == library_name(operands[other])
-        raise BackendError(
-            f"operands {'on two devices' if same else 'of several libraries'}: 0 of {first}, {other} of "
-            f"{others[other - 1]}; "
-            "convert them to one library and device."
-        ) from error
 
 
 def _shape_and_dtype(x: Any, position: int, dtype: str) -> tuple[tuple[int, ...], str]:

@@ -113,7 +113,7 @@ def _for_dtypes(plan: ContractionPlan, names: list[str]) -> ContractionPlan:
     dtypes = dtype_plan(names)
     if dtypes == plan.dtypes:
         return plan
-    plan = dataclasses.replace(plan, dtypes=dtypes)
+    plan = dataclasses.replace(plan, dtypes=dtypes, layouts=None)
     if plan.memory_limit is not None and plan.peak_bytes > plan.memory_limit:
         raise MemoryLimitError(
             f"with operands of {', '.join(dict.fromkeys(names))} this plan takes {format_bytes(plan.peak_bytes)}, "
@@ -123,7 +123,7 @@ def _for_dtypes(plan: ContractionPlan, names: list[str]) -> ContractionPlan:
 
 
 def _in_order(x: Array) -> Array:
-    """Return the array in C order: it travels so, and the order in memory may decide last bits."""
+    """Return the array in C order: it travels so, and the order in memory decides the program and last bits."""
     if isinstance(x, np.ndarray):
         return np.asarray(x, order="C")
     return x.contiguous() if is_torch(x) else x
@@ -202,7 +202,7 @@ def _run_task(shipped: _Job | _Parcel | bytes, number: int) -> list[Array]:
     parcel = _unpickled(shipped) if isinstance(shipped, bytes) else shipped
     job = parcel.job if isinstance(parcel, _Parcel) else parcel
     keys, _ = keys_of_task(job.spec, job.tasks.outer, number)
-    pieces = [x if key is None else x[key] for x, key in zip(job.operands, keys, strict=True)]
+    pieces = [x if key is None else _in_order(x[key]) for x, key in zip(job.operands, keys, strict=True)]
     return [job.tasks.plan(*pieces)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tnet.arrays import Array, Namespace, array_namespace, library_name, resolve_dtype
+from tnet.arrays import Array, Namespace, array_namespace, device_of, library_name, resolve_dtype
 from tnet.arrays.operations import Operations, operations
 from tnet.contraction.dtypes import DtypePlan
 from tnet.contraction.lowering import Operand, Program, Step
@@ -78,12 +78,19 @@ class Bound(NamedTuple):
 
 
 def common_namespace(arrays: Sequence[Array]) -> Namespace:
-    """Return the namespace of the operands of a contraction, or say which of them differ."""
+    """Return the namespace of the operands of a contraction; BackendError names two operands that differ."""
     try:
         return array_namespace(*arrays)
     except BackendError as error:
-        kinds = ", ".join(f"operand {k}: {library_name(x)}" for k, x in enumerate(arrays[:8]))
-        raise BackendError(f"operands cannot be mixed: {error} ({kinds})") from error
+        first, *others = [(library_name(x), str(device_of(x))) for x in arrays]
+        other = next((k for k, home in enumerate(others, 1) if home != first), None)
+        if other is None:
+            raise
+        kind = "on two devices" if others[other - 1][0] == first[0] else "of several libraries"
+        raise BackendError(
+            f"operands {kind}: 0 of {first[0]} on {first[1]}, {other} of {' on '.join(others[other - 1])}; "
+            "convert them to one library and device."
+        ) from error
 
 
 def make_runner(

@@ -25,6 +25,7 @@ _NOMINAL_STEP = 5e-6
 
 # At most this for several slices together, so that hosts half or twice as fast still see 0.2-2 s.
 _SECONDS_A_TASK = 1.0
+_LEAST_SHARE_OF_SLICES = 4.0
 
 
 class SliceTasks(NamedTuple):
@@ -56,14 +57,18 @@ def group_slices(plan: ContractionPlan) -> SliceTasks:
     Notes
     -----
     Depends on the plan alone, never on the host or the number of workers. The parts of an index are divided
-    between the tasks (coarse) and the slices of one task (fine) by prime factors: first the summed indices go
-    into the task, so that its partial result stays small. A task of half precision takes and returns its
-    computing precision, so that sums of many partial results round once.
+    between the tasks (coarse) and the slices of one task (fine): first the summed indices go into the task, so
+    that its partial result stays small. What no slice changes is computed once a task, so a task holds at least
+    the slices that take four times as long, even where that is more than 2 s.
+
+    Tasks take operands in C order. A task of half precision takes and returns its computing precision, so that
+    sums of many partial results round once.
     """
     kept = frozenset(plan.spec.output)
     # Sorted by index as well: the order of the tasks is part of the result's bits.
     splits = sorted(plan.splits, key=lambda split: (split[0] not in kept, split[0]))
-    room = _SECONDS_A_TASK / max(nominal_seconds(plan), 1e-9)
+    once, each = nominal_seconds(plan)
+    room = max(_SECONDS_A_TASK - once, _LEAST_SHARE_OF_SLICES * once) / max(each, 1e-9)
     outer: dict[int, int] = dict(splits)
     fine: dict[int, int] = {}
     for index, parts in reversed(splits):
@@ -71,14 +76,29 @@ def group_slices(plan: ContractionPlan) -> SliceTasks:
         outer[index] = parts // fine[index]
         room /= fine[index]
     coarse = tuple((index, parts) for index, parts in outer.items() if parts > 1)
-    spec = dataclasses.replace(plan.spec, sizes=sliced_sizes(plan.spec, coarse))
     inner = tuple(sorted((index, parts) for index, parts in fine.items() if parts > 1))
-    compute = plan.dtypes.compute
-    if plan.dtypes.result == compute:
-        return SliceTasks(dataclasses.replace(plan, spec=spec, splits=inner), coarse)
-    widened = dtype_plan([compute] * len(spec.inputs))
-    task = dataclasses.replace(plan, spec=spec, splits=inner, dtypes=widened, memory_limit=None)
-    return SliceTasks(task, coarse)
+    dtypes = plan.dtypes
+    if dtypes.result != dtypes.compute:
+        dtypes = dtype_plan([dtypes.compute] * len(plan.spec.inputs))
+    task = dataclasses.replace(
+        plan,
+        spec=dataclasses.replace(plan.spec, sizes=sliced_sizes(plan.spec, coarse)),
+        splits=inner,
+        dtypes=dtypes,
+        layouts=None,
+    )
+    return SliceTasks(_within_memory(plan, task), coarse)
+
+
+def _within_memory(plan: ContractionPlan, task: ContractionPlan) -> ContractionPlan:
+    """Return the task with what is left of the limit beside whole operands and result."""
+    if plan.memory_limit is None:
+        return task
+    beside = sum(map(math.prod, plan.spec.input_shapes)) - sum(map(math.prod, task.spec.input_shapes))
+    beside = (beside + math.prod(plan.output_shape)) * plan.dtypes.compute_itemsize
+    # With no room at all nothing is kept from slice to slice, which takes the least.
+    least = dataclasses.replace(task, memory_limit=1).peak_bytes
+    return dataclasses.replace(task, memory_limit=max(plan.memory_limit - beside, least))
 
 
 def keys_of_task(
@@ -98,16 +118,23 @@ def keys_of_task(
     return inputs, tuple(pieces.get(i, whole) for i in spec.output)
 
 
-def nominal_seconds(plan: ContractionPlan) -> float:
-    """Return the seconds that one slice would take on a nominal thread, the same on every host."""
+def nominal_seconds(plan: ContractionPlan) -> tuple[float, float]:
+    """Return what a nominal thread takes for what no slice changes, and for the rest of one slice."""
     spec = plan.spec
     sizes = sliced_sizes(spec, plan.splits)
-    n = len(spec.inputs)
-    results = result_indices(spec, plan.pairs)[n:]
-    # A result is written and read, and often copied between.
-    moved = 3 * plan.dtypes.compute_itemsize * sum(size_of(indices, sizes) for indices in results)
+    sets = result_indices(spec, plan.pairs)
     rate = _NOMINAL_MACS.get(plan.dtypes.compute, _NOMINAL_MACS_OF_INTEGERS)
-    return plan.macs / plan.n_slices / rate + moved / _NOMINAL_BYTES + len(plan.pairs) * _NOMINAL_STEP
+    # A result is written and read, and often copied between.
+    seconds_an_element = 3 * plan.dtypes.compute_itemsize / _NOMINAL_BYTES
+    cut = frozenset(index for index, _ in plan.splits)
+    changes = [not cut.isdisjoint(indices) for indices in spec.inputs]
+    seconds = [0.0, 0.0]
+    for k, (a, b) in enumerate(plan.pairs):
+        changes.append(changes[a] or changes[b])
+        macs = size_of(tuple({*sets[a], *sets[b]}), sizes)
+        result = size_of(sets[len(spec.inputs) + k], sizes)
+        seconds[changes[-1]] += macs / rate + result * seconds_an_element + _NOMINAL_STEP
+    return seconds[0], seconds[1]
 
 
 def _divisor_within(parts: int, room: float) -> int:
