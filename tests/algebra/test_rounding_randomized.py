@@ -175,7 +175,7 @@ def test_the_estimate_is_unbiased() -> None:
     task = module._Task(whole, [module._Plain(cores)], list(SHAPE), 0, lambda: whole, np.float64)
     seen, true = [], []
     for seed in range(60):
-        found = module.projected_on_sketch(task.parts, task.modes, [4, 8, 4], np.random.default_rng(seed))
+        found = module._projected(task.parts, task.modes, [4, 8, 4], np.random.default_rng(seed))
         seen.append(found.estimate**2)
         true.append(error(scale(TensorTrain(tuple(found.cores)), 2.0**found.exponent), x) ** 2)
     assert np.mean(seen) == pytest.approx(np.mean(true), rel=0.1)

@@ -41,9 +41,9 @@ from tnet.results import Decomposition, History, Status
 
 __all__ = [
     "OVERSAMPLING",
-    "Projected",
+    "TEST_COLUMNS",
     "SketchedTrain",
-    "projected_on_sketch",
+    "gaussian_sketches",
     "round_hadamard",
     "round_sum",
     "rounded_randomly",
@@ -56,8 +56,9 @@ _ErrorKind = Literal["exact", "bound", "estimate"]
 OVERSAMPLING = 10
 """Columns of a sketch beyond the rank."""
 
-# Further columns, which only measure what is left out.
-_TEST_COLUMNS = 10
+TEST_COLUMNS = 10
+"""Further columns, which only measure what is left out."""
+
 # The estimate from the test columns is trusted up to this factor.
 _SAFETY = 1.5
 _FIRST_WIDTH = 16
@@ -206,7 +207,7 @@ def rounded_randomly(t: T, rank: int | Sequence[int] | None, rtol: float | None,
     limits, most = _bond_bounds(task)
     ranks = bounded_ranks(rank, limits, "bond")
     widths = [min(m, r + OVERSAMPLING) for m, r in zip(most, ranks, strict=True)]
-    projected = projected_on_sketch(task.parts, task.modes, widths, resolve_rng(rng)[0])
+    projected = _projected(task.parts, task.modes, widths, resolve_rng(rng)[0])
     return _finished(task, projected, rounded_cores(projected.cores, ranks, None))
 
 
@@ -286,7 +287,7 @@ class _Task(NamedTuple):
     dtype: Any
 
 
-class Projected(NamedTuple):
+class _Projected(NamedTuple):
     """Left-orthogonal cores, their power of two, and the estimated relative error of the projection."""
 
     cores: list[Array]
@@ -304,7 +305,7 @@ def _rounded(task: _Task, rank: int | Sequence[int] | None, rtol: float | None, 
     while True:
         wanted = [width] * len(most) if ranks is None else [r + OVERSAMPLING for r in ranks]
         widths = [min(m, w) for m, w in zip(most, wanted, strict=True)]
-        projected = projected_on_sketch(task.parts, task.modes, widths, generator)
+        projected = _projected(task.parts, task.modes, widths, generator)
         left = None if rtol is None else rtol * rtol - (_SAFETY * projected.estimate) ** 2
         if left is None or rtol is None or left >= rtol * rtol / 2:
             cores = rounded_cores(projected.cores, ranks, None if left is None else math.sqrt(left))
@@ -318,7 +319,7 @@ def _rounded(task: _Task, rank: int | Sequence[int] | None, rtol: float | None, 
     return Decomposition(tensor, error, kind, Status.DIRECT, History(), time.perf_counter() - started, seed)
 
 
-def _finished(task: _Task, projected: Projected, cores: Sequence[Array]) -> Any:
+def _finished(task: _Task, projected: _Projected, cores: Sequence[Array]) -> Any:
     last = scale_by_power_of_two(cores[-1], projected.exponent + task.exponent)
     return with_cores(task.like, [astype(core, task.dtype) for core in (*cores[:-1], last)])
 
@@ -329,21 +330,11 @@ def _bond_bounds(task: _Task) -> tuple[list[int], list[int]]:
     return limits, [min(limit, sum(part.bonds[k] for part in task.parts)) for k, limit in enumerate(limits)]
 
 
-def projected_on_sketch(
+def _projected(
     parts: Sequence[SketchedTrain], modes: Sequence[int], widths: Sequence[int], rng: np.random.Generator
-) -> Projected:
-    """Project a sum of trains on the range of its Gaussian sketch, bond by bond from the left.
-
-    Parameters
-    ----------
-    parts : sequence of SketchedTrain
-        The terms of the sum.
-    modes : sequence of int
-    widths : sequence of int
-        Columns of the sketch at each bond: the rank of the projection there.
-    rng : numpy.random.Generator
-    """
-    sketches = _sketches(parts, modes, widths, rng)
+) -> _Projected:
+    """Project a sum of trains on the range of its Gaussian sketch, bond by bond from the left."""
+    sketches = gaussian_sketches(parts, modes, widths, rng)
     states = [part.stepped(0, part.one) for part in parts]
     xp = array_namespace(*states)
     cores: list[Array] = []
@@ -362,17 +353,32 @@ def projected_on_sketch(
         exponent += shift
         states = [part.stepped(k + 1, state) for part, state in zip(parts, states, strict=True)]
     last = reduce(operator.add, states)
-    return Projected([*cores, xp.reshape(last, (rank, modes[-1], 1))], exponent, math.sqrt(spent))
+    return _Projected([*cores, xp.reshape(last, (rank, modes[-1], 1))], exponent, math.sqrt(spent))
 
 
-def _sketches(
+def gaussian_sketches(
     parts: Sequence[SketchedTrain], modes: Sequence[int], widths: Sequence[int], rng: np.random.Generator
 ) -> list[list[Array]]:
-    """Return, for each bond and part, what is to its right times a Gaussian train: (bond, width + test columns)."""
+    """Multiply what is to the right of each bond by a Gaussian train.
+
+    Parameters
+    ----------
+    parts : sequence of SketchedTrain
+        The terms of a sum.
+    modes : sequence of int
+    widths : sequence of int
+        Columns at each bond, besides the test columns.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    list of list of array, shapes (bond, width + TEST_COLUMNS)
+        For each bond and part, up to a power of two for each bond.
+    """
     states, columns = [part.one for part in parts], 1
     found: list[list[Array]] = []
     for k in range(len(widths), 0, -1):
-        rows = widths[k - 1] + _TEST_COLUMNS
+        rows = widths[k - 1] + TEST_COLUMNS
         # Scaled so that the mean square of a column's image is the squared norm of what it is applied to.
         R = standard_normal(rng, (rows, modes[k], columns), states[0]) * (1.0 / math.sqrt(columns))
         sketched = [part.sketched(k, W, R) for part, W in zip(parts, states, strict=True)]
@@ -383,7 +389,7 @@ def _sketches(
 
 
 def _measured(
-    task: _Task, projected: Projected, cores: Sequence[Array]
+    task: _Task, projected: _Projected, cores: Sequence[Array]
 ) -> tuple[float, Literal["exact", "bound", "estimate"]]:
     """Return the relative error of ``cores`` and how it is known."""
     scaled = [scale_by_power_of_two(core, projected.exponent) if k == 0 else core for k, core in enumerate(cores)]

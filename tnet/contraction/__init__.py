@@ -1,13 +1,14 @@
 """Contracting tensors: einsum equation or network, order, slices, execution.
 
 :func:`plan` finds the order and states its cost before anything is allocated; :func:`contract` plans and
-runs at once.
+runs at once. :func:`contract_boundary` contracts two-dimensional networks approximately.
 """
 
 from __future__ import annotations
 
 from tnet.contraction.api import contract, plan
+from tnet.contraction.approximate import BoundaryContraction, contract_boundary
 from tnet.contraction.plan import ContractionPlan
 from tnet.contraction.spec import ContractionSpec
 
-__all__ = ["ContractionPlan", "ContractionSpec", "contract", "plan"]
+__all__ = ["BoundaryContraction", "ContractionPlan", "ContractionSpec", "contract", "contract_boundary", "plan"]
