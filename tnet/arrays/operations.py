@@ -24,6 +24,8 @@ class Operations(NamedTuple):
         Of two matrices.
     stacked : callable
         Of two stacks ``(b, m, k)`` and ``(b, k, n)``, each possibly a strided view.
+    spread : callable
+        Of a stack and a matrix, or a matrix and a stack.
     times : callable
         Elementwise, with broadcasting.
     permute : callable
@@ -42,6 +44,7 @@ class Operations(NamedTuple):
 
     product: Function
     stacked: Function
+    spread: Function
     times: Function
     permute: Function
     reshape: Function
@@ -58,6 +61,7 @@ def operations(x: Array) -> Operations:
         return Operations(
             product=np.dot,
             stacked=np.matmul,
+            spread=np.matmul,
             times=np.multiply,
             permute=np.ndarray.transpose,
             reshape=np.ndarray.reshape,
@@ -71,6 +75,7 @@ def operations(x: Array) -> Operations:
         return Operations(
             product=torch.mm,
             stacked=torch.bmm,
+            spread=_torch_spread,
             times=torch.mul,
             permute=torch.permute,
             reshape=torch.reshape,
@@ -83,6 +88,7 @@ def operations(x: Array) -> Operations:
     return Operations(
         product=xp.matmul,
         stacked=xp.matmul,
+        spread=xp.matmul,
         times=xp.multiply,
         permute=xp.permute_dims,
         reshape=xp.reshape,
@@ -107,6 +113,14 @@ def _numpy_convert(x: Array, dtype: Any) -> Array:
 
 def _numpy_copy(x: Array) -> Array:
     return np.array(x, order="C")
+
+
+def _torch_spread(x: Array, y: Array) -> Array:
+    # torch.matmul would fold the stack into one matrix, by a copy where the stack is a view.
+    torch: Any = sys.modules["torch"]
+    if x.ndim == 2:
+        return torch.bmm(x.expand(y.shape[0], *x.shape), y)
+    return torch.bmm(x, y.expand(x.shape[0], *y.shape))
 
 
 def _torch_convert(x: Array, dtype: Any) -> Array:

@@ -261,7 +261,10 @@ class _Binder:
 
     def _function(self, step: Step) -> Function:
         if step.is_product:
-            return self._language.stacked if len(step.raw) == 3 else self._language.product
+            if len(step.raw) == 2:
+                return self._language.product
+            same = len(step.left.shape) == len(step.right.shape)
+            return self._language.stacked if same else self._language.spread
         times, asarray = self._language.times, self._xp.asarray
         if step.raw:
             return times
@@ -272,17 +275,18 @@ class _Binder:
         axes, shape = operand.permutation, operand.viewed
         permuted = shape if axes is None else tuple(shape[axis] for axis in axes)
         last = None if permuted == operand.shape else operand.shape
-        if operand.source >= len(self._program.leaves):
-            return None, axes, last
-        ready = self._ready(operand)
+        permute, reshape, ordered = self._language.permute, self._language.reshape, self._language.ordered
+        is_input = operand.source < len(self._program.leaves)
+        ready = self._ready(operand) if is_input else []
         if not operand.copied:
             if axes is None and last is None and len(ready) == 1 and self._only_viewed(operand):
                 return None, None, operand.shape
             return _chain(ready), axes, last
-        permute, reshape = self._language.permute, self._language.reshape
+        if axes is not None and last is not None and (not is_input or self._is_plain(operand.source)):
+            return _chain(ready), axes, last  # the reshape copies
         if axes is not None:
             ready.append(lambda x: permute(x, axes))
-        ready.append(self._settled(operand.source))  # the copy takes the order of the axes along
+        ready.append(self._settled(operand.source) if is_input else ordered)  # in the order of the axes
         if last is not None:
             ready.append(lambda x: reshape(x, last))
         return _chain(ready), None, None
@@ -290,6 +294,10 @@ class _Binder:
     def _only_viewed(self, operand: Operand) -> bool:
         leaf = self._program.leaves[operand.source]
         return not leaf.diagonals and not leaf.summed and leaf.permutation is None
+
+    def _is_plain(self, source: int) -> bool:
+        """Return whether an input is dense and of the right dtype."""
+        return self._program.leaves[source].is_dense and not self._is_converted(source)
 
     def _is_converted(self, source: int) -> bool:
         return self._dtypes.operands[source] != self._dtypes.compute

@@ -2,8 +2,10 @@
 
 A matrix product takes operands laid out as (batch, rows, columns): the batch group may stand anywhere but last,
 rows and columns may be swapped, and the order within each group is free as long as both operands agree on it. Its
-result lies as (batch, free of the left, free of the right). Which operand is the left one, which group stands
-first and which operand is copied where a copy is unavoidable: those are the choices here.
+result lies as (batch, free of the left, free of the right). An operand that lies as (outer, inner, rest), with free
+indices on both sides of the summed ones, needs no copy either: the other operand is multiplied with each of its outer
+matrices. Which operand is the left one, which group stands first and which operand is copied where a copy is
+unavoidable: those are the choices here.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ Layout = tuple[int, ...] | None
 """The axes of an array from the slowest in memory to the fastest; None where it is not dense."""
 
 BATCH, FREE, INNER = 0, 1, 2
+_CALL = 256  # elements that are copied in the time of one small matrix product
 _LEVELS_AHEAD = 3  # consumers that a choice looks at; deeper ones hardly ever change it
 
 
@@ -57,7 +60,11 @@ class Arrangement(NamedTuple):
     Parameters
     ----------
     left, right : int
-    batch, left_free, right_free, inner : tuple of int
+    outer_of : int
+        The operand whose outer matrices are multiplied one by one with the other one; -1 where there is none.
+    batch : tuple of int
+        Or the outer indices.
+    left_free, right_free, inner : tuple of int
     copy_left, copy_right : bool
     result : tuple of int
         Order of the axes of the result.
@@ -67,6 +74,7 @@ class Arrangement(NamedTuple):
 
     left: int
     right: int
+    outer_of: int
     batch: Indices
     left_free: Indices
     right_free: Indices
@@ -120,6 +128,15 @@ def memory_layout(shape: Sequence[int], strides: Sequence[int], unit: int) -> La
     if wide == sorted(wide):
         return tuple(axes)  # axes of size 1 stand anywhere: the plain order is the common one
     return (*(axis for axis in axes if shape[axis] == 1), *wide)
+
+
+class _Way(NamedTuple):
+    """How one operand becomes a matrix, and the elements that this costs."""
+
+    copied: bool
+    outer: Indices
+    free: Indices
+    cost: float
 
 
 class _Arranger:
@@ -181,7 +198,7 @@ class _Arranger:
         if self.broadcast[a]:
             options = self._broadcast_options(a, b)
         else:
-            options = self._product_options(a, b, self.wish[node])
+            options = self._product_options(a, b, node)
         best: tuple[float, Arrangement] | None = None
         for cost, option in sorted(options, key=lambda entry: entry[0]):
             if best is not None and cost >= best[0]:
@@ -213,50 +230,73 @@ class _Arranger:
                 order = tuple(i for i in self.wish[node] if i in self.role[large])
             cost = self._copy_cost(large) if copied else 0
             fresh = small < self.tree.n_inputs and self.tree.fresh[small]
-            options.append((cost, Arrangement(large, small, (), (), (), (), copied, fresh, order, True)))
+            options.append((cost, Arrangement(large, small, -1, (), (), (), (), copied, fresh, order, True)))
         return options
 
-    def _product_options(self, a: int, b: int, wish: Indices) -> list[tuple[float, Arrangement]]:
+    def _product_options(self, a: int, b: int, node: int) -> list[tuple[float, Arrangement]]:
         options = []
-        for copy_a in (False, True):
-            for copy_b in (False, True):
-                groups = self._groups(a, b, copy_a, copy_b, wish)
-                if groups is None:
+        for way_a in self._ways(a, node):
+            for way_b in self._ways(b, node):
+                if way_a.outer and way_b.outer:
                     continue
-                batch, free_a, free_b, inner = groups
-                cost = (self._copy_cost(a) if copy_a else 0) + (self._copy_cost(b) if copy_b else 0)
-                for left, right, first, second, copy_l, copy_r in (
-                    (a, b, free_a, free_b, copy_a, copy_b),
-                    (b, a, free_b, free_a, copy_b, copy_a),
-                ):
-                    result = (*batch, *first, *second)
-                    options.append(
-                        (cost, Arrangement(left, right, batch, first, second, inner, copy_l, copy_r, result, False))
+                shared = self._shared(a, b, way_a, way_b, node)
+                if shared is None:
+                    continue
+                batch, inner = shared
+                outer_of = a if way_a.outer else b if way_b.outer else -1
+                batch = way_a.outer or way_b.outer or batch
+                for (left, first), (right, second) in (((a, way_a), (b, way_b)), ((b, way_b), (a, way_a))):
+                    arrangement = Arrangement(
+                        left,
+                        right,
+                        outer_of,
+                        batch,
+                        first.free,
+                        second.free,
+                        inner,
+                        first.copied,
+                        second.copied,
+                        (*batch, *first.free, *second.free),
+                        False,
                     )
+                    options.append((way_a.cost + way_b.cost, arrangement))
         return options
 
-    def _groups(
-        self, a: int, b: int, copy_a: bool, copy_b: bool, wish: Indices
-    ) -> tuple[Indices, Indices, Indices, Indices] | None:
-        """Return the order within batch, both free groups and the inner group, or None where they cannot be had."""
-        for node, copied in ((a, copy_a), (b, copy_b)):
-            if not copied and (self._must_copy(node) or not self._is_matrix(node, self._known_order(node))):
-                return None
-        order_a, order_b = self._known_order(a), self._known_order(b)
-        role_a, role_b = self.role[a], self.role[b]
-        shared_a = [tuple(i for i in order_a if role_a[i] == group) for group in (BATCH, INNER)]
-        shared_b = [tuple(i for i in order_b if role_b[i] == group) for group in (BATCH, INNER)]
-        if not copy_a and not copy_b and shared_a != shared_b:
+    def _ways(self, node: int, result: int) -> list[_Way]:
+        """Return the ways to make a matrix of a node: as it lies, or copied in two orders of its free indices."""
+        role, order = self.role[node], self._known_order(node)
+        ways: list[_Way] = []
+        if not self._must_copy(node):
+            if self._is_matrix(node, order):
+                free = tuple([i for i in order if role[i] == FREE])
+                ways.append(_Way(False, (), free, 0))
+            elif _runs([role[i] for i in order]) == [FREE, INNER, FREE]:
+                start = next(k for k, i in enumerate(order) if role[i] == INNER)
+                rest = tuple([i for i in order[start:] if role[i] == FREE])
+                ways.append(_Way(False, order[:start], rest, _CALL * self._elements(order[:start])))
+        later = self.role[result]
+        wished = [i for i in self.wish[result] if role.get(i) == FREE]
+        orders = dict.fromkeys(
+            (tuple(wished), *(tuple(sorted(wished, key=lambda i: sign * later.get(i, 0))) for sign in (1, -1)))
+        )
+        return ways + [_Way(True, (), free, self._copy_cost(node)) for free in orders]
+
+    def _shared(self, a: int, b: int, way_a: _Way, way_b: _Way, node: int) -> tuple[Indices, Indices] | None:
+        """Return the order within the batch and the inner group; None where the operands disagree."""
+        found = []
+        for operand in (a, b):
+            role, order = self.role[operand], self._known_order(operand)
+            found.append([tuple([i for i in order if role[i] == group]) for group in (BATCH, INNER)])
+        if way_a.copied and way_b.copied:
+            batch = tuple([i for i in self.wish[node] if self.role[a].get(i) == BATCH])
+            return batch, found[0][1] if self.size[a] >= self.size[b] else found[1][1]
+        if not way_a.copied and not way_b.copied and found[0] != found[1]:
             return None
-        if copy_a and copy_b:
-            guide = shared_a if self.size[a] >= self.size[b] else shared_b
-            batch, inner = tuple(i for i in wish if role_a.get(i) == BATCH), guide[1]
-        else:
-            batch, inner = shared_b if copy_a else shared_a
-        source_a, source_b = (wish if copy_a else order_a), (wish if copy_b else order_b)
-        free_a = tuple(i for i in source_a if role_a.get(i) == FREE)
-        free_b = tuple(i for i in source_b if role_b.get(i) == FREE)
-        return batch, free_a, free_b, inner
+        batch, inner = found[1] if way_a.copied else found[0]
+        return batch, inner
+
+    def _elements(self, indices: Indices) -> int:
+        return math.prod([self.tree.sizes[i] for i in indices])
 
     def _known_order(self, node: int) -> Indices:
         order = self.order[node]
@@ -282,7 +322,10 @@ class _Arranger:
                     return total
             else:
                 runs = _runs([role[i] for i in order])
-                if len(set(runs)) < len(runs) or (level == 0 and len(runs) > 1 and runs[-1] == BATCH):
+                if runs == [FREE, INNER, FREE]:
+                    start = next(k for k, i in enumerate(order) if role[i] == INNER)
+                    total += min(self.size[node], _CALL * self._elements(order[:start]))
+                elif len(set(runs)) < len(runs) or (level == 0 and len(runs) > 1 and runs[-1] == BATCH):
                     return total + self.size[node]
                 if level == 0:
                     total += self._disagreement(node, order)

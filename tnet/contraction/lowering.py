@@ -32,7 +32,9 @@ class Leaf(NamedTuple):
     permutation : tuple of int or None
         To the order of memory, after that.
     shape : tuple of int
-        After all of it, axes of size 1 included where nothing but a reshape is left to do.
+        After all of it.
+    is_dense : bool
+        Whether it lies in C order then, so that reshaping it is free.
     """
 
     n_taken: int
@@ -41,6 +43,7 @@ class Leaf(NamedTuple):
     n_left: int
     permutation: tuple[int, ...] | None
     shape: Shape
+    is_dense: bool
 
 
 class Operand(NamedTuple):
@@ -165,11 +168,10 @@ def lower(
     fixed: list[bool] = []
     for k, indices in enumerate(spec.inputs):
         layout = tuple(range(len(indices))) if layouts is None else layouts[k]
-        leaf, sets[k], is_dense = _lower_leaf(
-            indices, sets[k], layout, sizes, _cut_inside(indices, layout, spec.sizes, sliced)
-        )
+        cut_inside = _cut_inside(indices, layout, spec.sizes, sliced)
+        leaf, sets[k] = _lower_leaf(indices, sets[k], layout, sizes, cut_inside)
         leaves.append(leaf)
-        fixed.append(is_dense)
+        fixed.append(leaf.is_dense)
     output = tuple(i for i in spec.output if sizes[i] != 1)
     # A leaf that is summed after its conversion is in the dtype and in order already.
     fresh = [k in converted and not leaf.summed for k, leaf in enumerate(leaves)]
@@ -197,8 +199,8 @@ def lower(
 
 def _lower_leaf(
     indices: Indices, kept: Indices, layout: Layout, sizes: Sequence[int], cut_inside: bool
-) -> tuple[Leaf, Indices, bool]:
-    """Return the leaf, the order of its axes in memory, and whether it is dense there."""
+) -> tuple[Leaf, Indices]:
+    """Return the leaf and the order of its axes."""
     diagonals: list[tuple[int, ...]] = []
     given = indices
     while len(set(indices)) < len(indices):
@@ -221,7 +223,8 @@ def _lower_leaf(
     target = [*(i for i in present if sizes[i] == 1), *order]
     permutation = None if order == remaining else _permutation(present, target)
     shape = tuple([sizes[i] for i in (present if permutation is None else target)])
-    return Leaf(n_taken, tuple(diagonals), summed, math.prod(shape), permutation, shape), order, is_dense
+    leaf = Leaf(n_taken, tuple(diagonals), summed, math.prod(shape), permutation, shape, is_dense)
+    return leaf, order
 
 
 def _cut_inside(indices: Indices, layout: Layout, sizes: Sequence[int], sliced: frozenset[int]) -> bool:
@@ -247,6 +250,9 @@ class _Shapes:
     def size(self, indices: Sequence[int]) -> int:
         return math.prod([self.sizes[i] for i in indices])
 
+    def is_input(self, node: int) -> bool:
+        return node < self._n_inputs
+
     def is_dense(self, node: int) -> bool:
         return node >= self._n_inputs or self._fixed[node]
 
@@ -258,8 +264,11 @@ def _lower_step(node: int, arrangement: Arrangement, shape: _Shapes) -> Step:
         return Step(node, left, right, False, left.shape, left.shape, n_result, n_result)
     batch, first, second = arrangement.batch, arrangement.left_free, arrangement.right_free
     inner = arrangement.inner
-    left = _matrix(arrangement.left, arrangement.copy_left, batch, first, inner, shape)
-    right = _matrix(arrangement.right, arrangement.copy_right, batch, inner, second, shape)
+    outer_of = arrangement.outer_of
+    head_left = batch if outer_of in (-1, arrangement.left) else ()
+    head_right = batch if outer_of in (-1, arrangement.right) else ()
+    left = _matrix(arrangement.left, arrangement.copy_left, head_left, first, inner, shape)
+    right = _matrix(arrangement.right, arrangement.copy_right, head_right, inner, second, shape)
     raw = (shape.size(first), shape.size(second))
     raw = (shape.size(batch), *raw) if batch else raw
     n_result = math.prod(raw)
@@ -282,7 +291,7 @@ def _matrix(node: int, copied: bool, batch: Indices, rows: Indices, columns: Ind
         permutation = _permutation(where, range(len(wanted)))
         return Operand(node, viewed, permutation, final, 0)
     target = tuple(i for group in wanted for i in group)
-    viewed, permutation = _fused(order, target, shape, fuse=shape.is_dense(node))
+    viewed, permutation = _fused(order, target, shape, fuse=not shape.is_input(node))
     return Operand(node, viewed, permutation, final, shape.size(order))
 
 
@@ -307,7 +316,7 @@ def _broadcast(arrangement: Arrangement, shape: _Shapes) -> tuple[Operand, Opera
     together = tuple([shape.size(group) for group in groups])
     mine = shape.orders[large]
     if arrangement.copy_left:
-        viewed, permutation = _fused(mine, order, shape, fuse=shape.is_dense(large))
+        viewed, permutation = _fused(mine, order, shape, fuse=not shape.is_input(large))
         left = Operand(large, viewed, permutation, together, shape.size(mine))
     else:
         left = Operand(large, together, None, together, 0)
@@ -323,7 +332,10 @@ def _broadcast(arrangement: Arrangement, shape: _Shapes) -> tuple[Operand, Opera
 
 
 def _fused(order: Indices, target: Indices, shape: _Shapes, *, fuse: bool) -> tuple[Shape, tuple[int, ...] | None]:
-    """Return a shape with axes fused that stay together, and the permutation from there to ``target``."""
+    """Return a shape with axes fused that stay together, and the permutation from there to ``target``.
+
+    An input keeps its axes: fusing them would be one more reshape in each call.
+    """
     after = {i: target[k + 1] for k, i in enumerate(target[:-1])} if fuse else {}
     groups: list[list[int]] = []
     for i in order:

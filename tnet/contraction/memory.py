@@ -20,6 +20,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
+# NumPy's loops over strided or broadcast operands buffer so many elements of each.
+_LOOP_BUFFER = 8192
+
+
 class Peak(NamedTuple):
     """The largest number of bytes held at once, and the arrays that hold them."""
 
@@ -42,7 +46,8 @@ def peak_memory(spec: ContractionSpec, program: Program, dtypes: DtypePlan, *, s
     Notes
     -----
     Counts the inputs (all of them, to the end: they are the caller's), live intermediates, copies made
-    by permuting or converting, and the result. Scratch of the matrix product itself is not counted.
+    by permuting or converting, the buffers of NumPy's elementwise loops, and the result. Scratch of the matrix
+    product itself is not counted.
     """
     walk = _Walk(spec, program, dtypes)
     n_output = math.prod(spec.output_shape)
@@ -55,12 +60,20 @@ def peak_memory(spec: ContractionSpec, program: Program, dtypes: DtypePlan, *, s
     if program.single is not None:
         walk.held[0] = walk.take(program.single, 0)
         walk.note(0, 0)
-    elif sliced:
-        walk.note(0, len(spec.inputs) + len(program.steps) + len(program.once) - 1)
+    if sliced:
+        buffers = 0 if _adds_in_order(spec, program) else 3
+        walk.note(walk.buffered(buffers, math.prod(program.output_shape)), len(program.orders) - 1)
     if dtypes.result != dtypes.compute:
         held = sum(walk.held.values()) if sliced else 0
         walk.note(n_output * dtypes.result_itemsize - held, len(program.orders) - 1)
     return walk.peak
+
+
+def _adds_in_order(spec: ContractionSpec, program: Program) -> bool:
+    """Return whether the result of a slice and its place in the whole lie in memory alike."""
+    pairs = list(zip(program.output_shape, spec.output_shape, strict=True))
+    wide = [part != whole for part, whole in pairs if whole != 1]
+    return program.final_permutation is None and not any(wide[1:])
 
 
 class _Walk:
@@ -89,8 +102,13 @@ class _Walk:
         left = self.take(step.left, 0)
         right = self.take(step.right, left)
         result = step.n_result * self._item
-        self.note(left + right + result, step.left.source, step.right.source, step.node)
+        scratch = 0 if step.is_product else self.buffered(2, step.n_result)
+        self.note(left + right + result + scratch, step.left.source, step.right.source, step.node)
         self.held[step.node] = result
+
+    def buffered(self, n_operands: int, n_elements: int) -> int:
+        """Return the bytes that an elementwise loop of NumPy may buffer."""
+        return n_operands * min(_LOOP_BUFFER, n_elements) * self._item
 
     def take(self, operand: Operand, extra: int) -> int:
         """Return the bytes that belong to the operand alone, once it is a matrix."""
@@ -112,7 +130,9 @@ class _Walk:
             return 0  # a conversion is a copy of the operand
         converted = leaf.n_taken * self._item if self._dtypes.operands[source] != self._dtypes.compute else 0
         left = leaf.n_left * self._item
-        self.note(extra + converted + left, source)
+        plain = leaf.is_dense and not converted and len(leaf.summed) == 1
+        scratch = 0 if plain else self.buffered(2, leaf.n_taken)
+        self.note(extra + converted + left + scratch, source)
         return left
 
 
