@@ -11,9 +11,11 @@ import typer
 
 from tnet import __version__
 from tnet.cli.compress import compress
+from tnet.cli.contract import contract
 from tnet.cli.decompose import decompose
 from tnet.cli.demo import demo
 from tnet.cli.info import info
+from tnet.cli.plan import plan
 
 __all__ = ["app", "main"]
 
@@ -46,6 +48,8 @@ def tnet(
 
 app.command()(compress)
 app.command()(decompose)
+app.command()(plan)
+app.command()(contract)
 app.command()(info)
 app.command()(demo)
 

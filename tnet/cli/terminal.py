@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from tnet.plot.plain_text import plain_text
 
-__all__ = ["print_json", "say", "show", "show_table", "size"]
+__all__ = ["print_json", "progress_bar", "say", "show", "show_table", "size"]
 
 _WIDTH_OF_A_FILE = 140
 
@@ -46,6 +48,19 @@ def show_table(
     for row in rows:
         table.add_row(*(Text(plain_text(cell)) for cell in row))
     _console(stderr).print(table)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], object] | None]:
+    """Give a function of (done, all) that draws a bar on the error stream; None where that is no terminal."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_json(value: dict[str, Any]) -> None:

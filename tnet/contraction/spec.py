@@ -12,7 +12,14 @@ from typing import Any, TypeAlias
 
 from tnet.errors import IndexLabelError, InputError, ShapeError
 
-__all__ = ["ContractionSpec", "parse_equation", "read_interleaved", "spec_from_labels", "spec_from_terms"]
+__all__ = [
+    "ContractionSpec",
+    "parse_equation",
+    "read_equation",
+    "read_interleaved",
+    "spec_from_labels",
+    "spec_from_terms",
+]
 
 Shape = tuple[int, ...]
 
@@ -99,17 +106,22 @@ def parse_equation(equation: str, shapes: Sequence[Shape]) -> ContractionSpec:
     IndexLabelError, ShapeError
         As :func:`spec_from_labels`; also for malformed equations.
     """
+    terms, output = read_equation(equation)
+    if len(terms) != len(shapes):
+        raise ShapeError(f"equation {_cut(equation)} has {len(terms)} operands, but {len(shapes)} were given.")
+    return spec_from_terms(terms, output, shapes)
+
+
+def read_equation(equation: str) -> tuple[list[list[Any]], list[Any] | None]:
+    """Return the labels of each operand and of the output, None without one; ``...`` for an ellipsis."""
     text = equation.translate(_ASCII_BLANKS)
     left, arrow, right = text.partition("->")
     if any(c in left or c in right for c in ">-"):
         raise IndexLabelError(f"equation {_cut(equation)}: write one '->' between the operands and the output.")
     if "," in right:
         raise IndexLabelError(f"equation {_cut(equation)}: the output after '->' is one operand, without commas.")
-    terms = left.split(",")
-    if len(terms) != len(shapes):
-        raise ShapeError(f"equation {_cut(equation)} has {len(terms)} operands, but {len(shapes)} were given.")
-    read = [_read_term(term, f"operand {k}") for k, term in enumerate(terms)]
-    return spec_from_terms(read, _read_term(right, "the output") if arrow else None, shapes)
+    terms = [_read_term(term, f"operand {k}") for k, term in enumerate(left.split(","))]
+    return terms, _read_term(right, "the output") if arrow else None
 
 
 def read_interleaved(arguments: Sequence[Any]) -> tuple[list[Any], list[tuple[Any, ...]], tuple[Any, ...] | None]:
