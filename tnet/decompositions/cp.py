@@ -54,8 +54,8 @@ def cp(
         factors that a generalised eigenvalue problem gives [5]_, exact for exact data where at least two modes are
         as long as ``rank``; or a start taken as given, but for the scale of its components.
     method : {"als", "nls", "randomized"}
-        Alternating least squares, extrapolated after ten sweeps; or damped Gauss-Newton over all factors at once,
-        which takes fewer steps where components are nearly collinear, and about twice the time a step;
+        Alternating least squares, helped on after ten sweeps (see Notes); or damped Gauss-Newton over all factors at
+        once, which takes fewer steps where components are nearly collinear, and about twice the time a step;
         or ALS on fibres drawn by leverage scores [8]_, for tensors of 10^7 entries and more, of which each sweep
         then reads a small part.
     nonnegative : bool
@@ -104,9 +104,14 @@ def cp(
     A sweep takes 1.5 to 2 times ``N R`` multiply-adds in matrix products on views of ``x``, by a dimension tree
     [1]_ [2]_, and memory for one intermediate beside ``x`` (which is copied once if it is not C-contiguous):
     ``N R / n`` numbers for order 3, about ``sqrt(N) R`` for order 4. The error comes from the normal equations,
-    without reconstruction, and never rises (with a ridge, the sum of both does not). After ten sweeps they start
-    from extrapolated factors; one that does not lower the error is dropped, so that the history repeats an error
-    now and then. The starting SVDs take ``N sum(n_k)``.
+    without reconstruction, and never rises (with a ridge, the sum of both does not).
+
+    After ten sweeps each starts from factors that are further on. Where a tensor of R or 2 R entries a mode is much
+    smaller than ``x``, they come from sweeps on the projection of ``x`` on the spans of the last factors [9]_. Such a
+    round takes ``R N`` to ``2 R N`` multiply-adds and as many sweeps as three of those over ``x`` are worth in time;
+    it is not a sweep in the history. Where the model misses much of ``x``, rounds gain little and are left out.
+    There, and at large ranks, factors are extrapolated along the last change. A start that does not lower the error
+    is dropped, so that the history repeats an error now and then. The starting SVDs take ``N sum(n_k)``.
 
     A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 15 products with the Gauss-Newton
     matrix, which is never formed, of ``2 R^2 sum(n_k)`` each.
@@ -137,6 +142,8 @@ def cp(
        nonnegative tensor factorization", Numer. Linear Algebra Appl. 28 (2021).
     .. [8] B. W. Larsen, T. G. Kolda, "Practical leverage-based sampling for low-rank tensor decomposition", SIAM J.
        Matrix Anal. Appl. 43 (2022).
+    .. [9] J. D. Carroll, S. Pruzansky, J. B. Kruskal, "CANDELINC: a general approach to multidimensional analysis of
+       many-way arrays with linear constraints on parameters", Psychometrika 45 (1980).
 
     Examples
     --------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tnet.arrays import Array, array_namespace, astype, cholesky_solve_gram, conj, real_part
 from tnet.decompositions.cp_fit import CPFit, CPRun, normalised_columns
 from tnet.decompositions.cp_normal_equations import gram_of_columns, hadamard, model_error, penalised
+from tnet.decompositions.cp_spans import Spans
 from tnet.decompositions.dimension_tree import mttkrp_cycle
 from tnet.decompositions.iteration import Callback
 from tnet.decompositions.momentum import Momentum
@@ -20,7 +22,7 @@ from tnet.results import Status
 __all__ = ["als_sweeps", "alternating_least_squares"]
 
 _CEILING_GROWTH = 1.02
-_PLAIN_SWEEPS = 10  # before extrapolation begins: easy problems are then done, and the first changes lead nowhere
+_PLAIN_SWEEPS = 10  # to begin with: easy problems are then done, and the first changes lead nowhere
 
 
 def alternating_least_squares(
@@ -41,12 +43,15 @@ def als_sweeps(run: CPRun, factors: list[Array], ridge: float, sweeps: int) -> S
 
     Notes
     -----
-    After the first ten, each sweep starts from factors extrapolated along the last change, ``A + beta (A - A_old)``.
-    Where components are nearly collinear this takes a tenth of the sweeps. ``beta`` grows while that succeeds; a
-    sweep that does not lower the objective is dropped, ``beta`` shrinks, and a plain sweep from the best factors
+    After the first ten, each sweep starts from factors that are further on than the last sweep left them. Where the
+    rank is small against the modes they come from sweeps within the spans of the factors
+    (:class:`~tnet.decompositions.cp_spans.Spans`). Elsewhere, and where those gain little, they are extrapolated
+    along the last change, ``A + beta (A - A_old)`` [1]_ [2]_; ``beta`` grows while that succeeds.
+
+    A sweep that does not lower the objective is dropped, ``beta`` shrinks, and a plain sweep from the best factors
     follows, as it does to confirm convergence. A plain sweep raises the objective only by roundoff, which is large
-    where components cancel; it is dropped, too. An extrapolated sweep of order 3 takes two products with the tensor
-    instead of one and a half.
+    where components cancel; it is dropped, too. A sweep from factors further on takes two products with a tensor of
+    order 3 instead of one and a half.
 
     References
     ----------
@@ -55,32 +60,68 @@ def als_sweeps(run: CPRun, factors: list[Array], ridge: float, sweeps: int) -> S
     .. [2] A. M. S. Ang, J. E. Cohen, N. Gillis, L. T. K. Hien, "Accelerating block coordinate descent for
        nonnegative tensor factorization", Numer. Linear Algebra Appl. 28 (2021).
     """
+    spans = Spans(run.prepared, int(factors[0].shape[1]), Momentum(ceiling_growth=_CEILING_GROWTH))
+    return _sweeps(run, factors, ridge, sweeps, Momentum(ceiling_growth=_CEILING_GROWTH), _PLAIN_SWEEPS, spans)
+
+
+def _sweeps(
+    run: CPRun,
+    factors: Sequence[Array],
+    ridge: float,
+    sweeps: int,
+    momentum: Momentum,
+    plain: int,
+    spans: Spans | None,
+) -> Status:
+    """Take at most so many sweeps, the first ``plain`` of them from where the one before ended."""
     solver = _Sweeper(run.prepared, ridge)
     solver.begin(factors)
-    momentum = Momentum(ceiling_growth=_CEILING_GROWTH)
     last: _Swept | None = None
-    extrapolated = False
+    start: Literal["plain", "extrapolated", "refined"] = "plain"
+    reached = 0.0  # squared objective of refined factors
     for n in range(1, sweeps + 1):
         swept = solver.sweep()
-        failed = False
-        if last is not None and not swept.objective <= last.objective:
-            swept, failed = last, True
-            if extrapolated:
+        failed = last is not None and not swept.objective <= last.objective
+        if spans is not None and last is not None and start == "refined":
+            spans.judge(last.objective**2 - reached, reached - swept.objective**2)
+        if last is not None and failed:
+            swept = last
+            if start == "extrapolated":
                 momentum.shrink()
             solver.begin(last.factors)
-        status = run.record(
-            swept.weights, swept.factors, swept.error, swept.error_kind, not extrapolated, swept.objective
-        )
+        moved = start == "plain" or (start == "refined" and not failed)
+        status = run.record(swept.weights, swept.factors, swept.error, swept.error_kind, moved, swept.objective)
         if status is not None:
             return status
         slow = last is not None and last.objective - swept.objective < run.stopping.change
         # A plain sweep follows a failure, and decides whether slow progress is convergence.
-        extrapolated = n >= _PLAIN_SWEEPS and not failed and not (extrapolated and slow)
-        if extrapolated and last is not None:
+        if last is None or n < plain or failed or (slow and start != "plain"):
+            start = "plain"
+        elif spans is not None and spans.due():
+            start = "refined"
+            refined, reached = _refined(run, spans, swept, last, ridge)
+            solver.begin(refined)
+        else:
+            start = "extrapolated"
             solver.begin(_ahead(swept.factors, last.factors, momentum.beta))
             momentum.grow()  # until it fails
         last = swept
     return Status.MAX_ITER
+
+
+def _refined(run: CPRun, spans: Spans, new: _Swept, before: _Swept, ridge: float) -> tuple[list[Array], float]:
+    """Return factors after sweeps within the spans of the last ones, and the squared objective there."""
+    within = spans.project(run.prepared, new.factors, before.factors)
+    total = run.prepared.squared_norm
+    inside = within.core.squared_norm / total
+    outside = 1.0 - inside
+    # A small part of the error lies inside where the noise does not: then a large fall there is a small one of all.
+    slope = math.sqrt(inside * max(new.objective**2 - outside, 0.0)) / new.objective
+    change = min(1.0, run.stopping.change / slope) if slope > 0 else 1.0
+    stopping = Stopping(max_iter=spans.sweeps, change=change, max_seconds=run.stopping.max_seconds)
+    inner = CPRun(within.core, stopping, None, run.started)
+    _sweeps(inner, within.coordinates(new.factors), ridge, spans.sweeps, spans.momentum, 1, None)
+    return within.factors(inner.factors), outside + inside * inner.objective**2
 
 
 class _Swept(NamedTuple):

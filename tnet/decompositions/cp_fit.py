@@ -69,7 +69,7 @@ class CPRun:
         self.prepared = prepared
         self.stopping = stopping
         self._callback = callback
-        self._started = started
+        self.started = started
         self._errors: list[float] = []
         self._objectives: list[float] = []
         self._seconds: list[float] = []
@@ -80,6 +80,11 @@ class CPRun:
     def sweeps(self) -> int:
         """Number of complete sweeps."""
         return self._last[3]
+
+    @property
+    def objective(self) -> float:
+        """What the method lowers, as a relative error, after the last complete sweep."""
+        return self._objectives[self.sweeps - 1]
 
     @property
     def weights(self) -> Array:
@@ -108,7 +113,7 @@ class CPRun:
         objective = error if objective is None else objective
         before = self._objectives[self.sweeps - 1] if self.sweeps else None
         n = self.sweeps + 1
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self.started
         xp = array_namespace(weights)
         for series, value in (
             (self._errors, error),

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from tnet.arrays import Array, Namespace, array_namespace, is_complex, total_size
 
-__all__ = ["balanced_split", "choose_groups", "mttkrp_cycle"]
+__all__ = ["balanced_split", "choose_groups", "mttkrp_cycle", "price_of_sweep"]
 
 Groups: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -36,12 +36,19 @@ def choose_groups(shape: Sequence[int], R: int) -> Groups:
     division into two to four groups is taken: usually all modes of a tensor of order 3, and two halves of one
     of order 4.
     """
-    d = len(shape)
+    return min(_divisions(len(shape)), key=lambda groups: _price(shape, R, groups))
+
+
+def price_of_sweep(shape: Sequence[int], R: int) -> float:
+    """Return what the products of a sweep cost, in multiply-adds of a large matrix product."""
+    return min(_price(shape, R, groups) for groups in _divisions(len(shape)))
+
+
+def _divisions(d: int) -> Iterator[Groups]:
     if d == 1:
-        return ((0,),)
+        return iter([((0,),)])
     cuts = itertools.chain.from_iterable(itertools.combinations(range(1, d), k) for k in range(1, min(d, 4)))
-    divisions = (_between((0, *cut, d)) for cut in cuts)
-    return min(divisions, key=lambda groups: _price(shape, R, groups))
+    return (_between((0, *cut, d)) for cut in cuts)
 
 
 def mttkrp_cycle(x: Array, factors: list[Array]) -> Iterator[tuple[int, Array]]:
@@ -186,4 +193,4 @@ def _price(shape: Sequence[int], R: int, groups: Groups) -> float:
         intermediate = R * before * after if len(groups) > 2 or len(shape) - len(group) > 1 else 0
         calls = before if before > 1 and after > 1 else 1
         total += N * max(R, _READ) + _INTERMEDIATE * intermediate + _CALL * calls
-    return total / (len(groups) - 1)
+    return total / max(1, len(groups) - 1)
