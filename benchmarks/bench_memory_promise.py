@@ -84,10 +84,10 @@ def operands(case: Case, seed: int) -> list[np.ndarray]:
 
 def measured_by_tracemalloc(plan: tnet.contraction.ContractionPlan, arrays: Sequence[np.ndarray]) -> int:
     """Return the bytes that a call adds at its worst moment, above what was there."""
+    gc.collect()
     tracemalloc.start()
     try:
-        plan(*arrays)  # binds, and fills Python's lists of freed objects
-        gc.collect()
+        plan(*arrays)  # binds, and fills Python's lists of freed objects, which a collection would empty
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         plan(*arrays)
@@ -130,7 +130,9 @@ def planned(case: Case, arrays: Sequence[Any]) -> tnet.contraction.ContractionPl
     plan = tnet.plan(case.equation, *arrays)
     if case.share == 1:
         return plan
-    held = sum(math.prod(shape) * size for shape, size in zip(case.shapes, plan.dtypes.operand_itemsizes, strict=True))
+    held = sum(
+        math.prod(shape) * size for shape, size in zip(case.shapes, plan.dtypes.operand_itemsizes, strict=True)
+    )
     held += math.prod(plan.output_shape) * plan.dtypes.compute_itemsize
     try:
         return tnet.plan(case.equation, *arrays, memory_limit=int(held + case.share * (plan.peak_bytes - held)))

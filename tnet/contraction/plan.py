@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tnet.arrays import Array, as_array, dtype_name, library_name, total_size
+from tnet.arrays import Array, as_array, device_kind, dtype_name, library_name, total_size
 from tnet.arrays.operations import operations
 from tnet.contraction.dtypes import DtypePlan, dtype_plan
-from tnet.contraction.execute import Runner, common_namespace, make_runner
+from tnet.contraction.execute import Runner, bind, common_namespace, make_runner
+from tnet.contraction.folding import FoldedPlan, batch_spec, fold
 from tnet.contraction.invariants import choose_invariants
 from tnet.contraction.layout import Layout, memory_layout
 from tnet.contraction.lowering import Program
@@ -23,9 +24,10 @@ from tnet.contraction.memory import format_bytes, free_bytes, peak_memory
 from tnet.contraction.plan_file import read_plan, write_plan
 from tnet.contraction.planning import Pair, linear_path, result_indices
 from tnet.contraction.rates import host_rates
-from tnet.contraction.slicing import Split, sliced_program, sliced_sizes
+from tnet.contraction.scaling import Scaled, run_scaled
+from tnet.contraction.slicing import Split, choose_splits, sliced_program, sliced_sizes
 from tnet.contraction.spec import ContractionSpec, size_of
-from tnet.errors import MemoryLimitError, ShapeError
+from tnet.errors import BackendError, MemoryLimitError, ShapeError
 from tnet.parallel import ExecutorLike
 
 __all__ = ["ContractionPlan", "layouts_of"]
@@ -144,13 +146,24 @@ class ContractionPlan:
     def _program(self) -> Program:
         return self._program_for(self.dtypes, self.layouts)
 
-    def _program_for(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None) -> Program:
+    def _program_for(
+        self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, on_host: bool = True
+    ) -> Program:
+        """Return the program of a slice; on the host with kernels in place of matrix products, where they fit."""
+        if on_host:
+            program = self._lowered(dtypes, layouts, kernels=True)
+            limit = math.inf if self.memory_limit is None else self.memory_limit
+            if peak_memory(self.spec, program, dtypes, sliced=bool(self.splits)).n_bytes <= limit:
+                return program
+        return self._lowered(dtypes, layouts, kernels=False)
+
+    def _lowered(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, kernels: bool) -> Program:
         """Return the program of a slice, and what is done once before the first where that fits."""
         spec, pairs, splits = self.spec, self.pairs, self.splits
         found: dict[frozenset[int], Program] = {}
 
         def fits(hoisted: frozenset[int]) -> bool:
-            program = sliced_program(spec, pairs, splits, dtypes, layouts=layouts, hoisted=hoisted)
+            program = sliced_program(spec, pairs, splits, dtypes, layouts=layouts, hoisted=hoisted, kernels=kernels)
             found[hoisted] = program
             limit = math.inf if self.memory_limit is None else self.memory_limit
             return peak_memory(spec, program, dtypes, sliced=bool(splits)).n_bytes <= limit
@@ -162,7 +175,7 @@ class ContractionPlan:
             hoisted = choose_invariants(spec, pairs, splits, elements, fits)
         if hoisted in found:
             return found[hoisted]
-        return sliced_program(spec, pairs, splits, dtypes, layouts=layouts)
+        return sliced_program(spec, pairs, splits, dtypes, layouts=layouts, kernels=kernels)
 
     @cached_property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -313,6 +326,113 @@ class ContractionPlan:
 
         return run_plan(self, arrays, executor=executor, checkpoint=checkpoint, callback=callback)
 
+    def scaled(self, *arrays: Array) -> Scaled:
+        """Contract values whose result, or intermediates, would leave the range of floating point.
+
+        Parameters
+        ----------
+        *arrays : array
+            As of a call.
+
+        Returns
+        -------
+        Scaled
+            ``mantissa`` and ``log2_scale``: the result is ``mantissa * 2**log2_scale``. The largest modulus of the
+            mantissa, which is in the dtype of the computation, is in [1, 2); zeros have scale 0.
+
+        Raises
+        ------
+        ShapeError, BackendError, MemoryLimitError
+            As of a call; also integers, which have no scale.
+
+        Notes
+        -----
+        Every operand and every intermediate is divided by the power of two next to its largest modulus, which is
+        exact, after its step: exponent stripping. One more pass over each of them, and up to one more copy of the
+        operands and the result of a step than :attr:`peak_bytes`. On a GPU the host waits for each step.
+        Gradients flow through the mantissa.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tnet
+        >>> plan = tnet.plan("i,i->", (2,), (2,))
+        >>> mantissa, log2_scale = plan.scaled(np.full(2, 1e300), np.full(2, 1e300))
+        >>> round((float(np.log2(mantissa)) + log2_scale) * np.log10(2), 3)
+        600.301
+        """
+        plain = [as_array(x, f"operand {k}") for k, x in enumerate(arrays)]
+        program, dtypes, _ = self._described(plain)
+        if "int" in dtypes.compute:
+            raise BackendError(f"scaled: integers ({dtypes.compute}) have no scale; convert them to floating point.")
+        return run_scaled(bind(program, dtypes, plain), self.spec, self.splits, plain)
+
+    def with_constants(self, constants: Mapping[int, Array]) -> FoldedPlan:
+        """Fix some operands: what depends on them alone is computed now, once.
+
+        Parameters
+        ----------
+        constants : mapping of int to array
+            Operands by position.
+
+        Returns
+        -------
+        FoldedPlan
+            Called with the remaining operands, in their order.
+
+        Raises
+        ------
+        InputError
+            No position, or one of no operand.
+        ShapeError
+            An array of another shape than planned.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tnet
+        >>> plan = tnet.plan("i,ij,jk->k", (2,), (2, 3), (3, 4))
+        >>> folded = plan.with_constants({1: np.ones((2, 3)), 2: np.ones((3, 4))})
+        >>> folded(np.ones(2))
+        array([6., 6., 6., 6.])
+        """
+        return fold(self, constants)
+
+    def batch(self, n: int, operands: Sequence[int] | None = None) -> ContractionPlan:
+        """Return the plan of ``n`` such contractions at once, in the same order.
+
+        Parameters
+        ----------
+        n : int
+        operands : sequence of int or None
+            Which operands differ between the contractions: they, and the result, get a leading axis of size ``n``.
+            None stands for all.
+
+        Returns
+        -------
+        ContractionPlan
+            Cut anew where this one has a ``memory_limit``.
+
+        Raises
+        ------
+        InputError
+            ``n`` is not positive, or an operand does not exist.
+        MemoryLimitError
+            The limit cannot be met for so many.
+
+        Examples
+        --------
+        >>> import tnet
+        >>> plan = tnet.plan("ij,jk->ik", (2, 3), (3, 4)).batch(10, [0])
+        >>> plan.spec.input_shapes, plan.output_shape
+        (((10, 2, 3), (3, 4)), (10, 2, 4))
+        """
+        spec = batch_spec(self.spec, n, operands)
+        splits = self.splits
+        if self.memory_limit is not None:
+            splits = choose_splits(spec, self.pairs, self.dtypes, self.memory_limit)
+        return ContractionPlan(spec, self.pairs, splits, self.dtypes, self.memory_limit, self.planner)
+
     def runner(
         self, arrays: Sequence[Array], types: tuple[type, ...], shapes: tuple[Any, ...], dtypes: tuple[Any, ...]
     ) -> Runner:
@@ -337,21 +457,7 @@ class ContractionPlan:
 
     def _bind(self, arrays: Sequence[Array]) -> Runner:
         """Make the function for arrays like these, and keep it."""
-        shapes = tuple(map(_shape, arrays))
-        if shapes != self._shapes:
-            self._refuse_shapes(shapes)
-        common_namespace(arrays)
-        names = [dtype_name(x) for x in arrays]
-        dtypes, layouts = dtype_plan(names), layouts_of(arrays)
-        same = dtypes == self.dtypes and layouts == self.layouts
-        program = self._program if same else self._program_for(dtypes, layouts)
-        needed = peak_memory(self.spec, program, dtypes, sliced=bool(self.splits)).n_bytes
-        if self.memory_limit is not None and needed > self.memory_limit:
-            raise MemoryLimitError(
-                f"with operands of {', '.join(dict.fromkeys(names))} in this memory layout, the plan takes "
-                f"{format_bytes(needed)}, above its memory_limit of {format_bytes(self.memory_limit)}; "
-                "plan again from these arrays."
-            )
+        program, dtypes, needed = self._described(arrays)
         run = make_runner(self.spec, program, self.splits, dtypes, arrays)
         fresh = needed - sum(
             math.prod(shape) * size for shape, size in zip(self._shapes, dtypes.operand_itemsizes, strict=True)
@@ -361,6 +467,26 @@ class ContractionPlan:
         ready = _ready(arrays, run, all_strides=self.memory_limit is not None)
         self._kept[:] = [ready, *self._kept[: _MOST_KEPT - 1]]
         return run
+
+    def _described(self, arrays: Sequence[Array]) -> tuple[Program, DtypePlan, int]:
+        """Return the program for arrays like these, their dtypes, and the bytes that it needs at its peak."""
+        shapes = tuple(map(_shape, arrays))
+        if shapes != self._shapes:
+            self._refuse_shapes(shapes)
+        common_namespace(arrays)
+        names = [dtype_name(x) for x in arrays]
+        dtypes, layouts = dtype_plan(names), layouts_of(arrays)
+        on_host = library_name(arrays[0]) in ("numpy", "torch") and device_kind(arrays[0]) == "cpu"
+        same = on_host and dtypes == self.dtypes and layouts == self.layouts
+        program = self._program if same else self._program_for(dtypes, layouts, on_host=on_host)
+        needed = peak_memory(self.spec, program, dtypes, sliced=bool(self.splits)).n_bytes
+        if self.memory_limit is not None and needed > self.memory_limit:
+            raise MemoryLimitError(
+                f"with operands of {', '.join(dict.fromkeys(names))} in this memory layout, the plan takes "
+                f"{format_bytes(needed)}, above its memory_limit of {format_bytes(self.memory_limit)}; "
+                "plan again from these arrays."
+            )
+        return program, dtypes, needed
 
     def _refuse_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         if len(shapes) != len(self._shapes):
