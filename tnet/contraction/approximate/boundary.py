@@ -25,6 +25,7 @@ from tnet.arrays import (
 )
 from tnet.contraction.approximate.arrangement import found_arrangement, read_sites
 from tnet.contraction.approximate.compression import Accuracy, Boundary, Method, absorbed
+from tnet.contraction.approximate.gauges import balanced
 from tnet.contraction.approximate.grid import Grid, grid_of, transposed
 from tnet.contraction.approximate.sites import Labelled, Site, carried_through, with_sides
 from tnet.errors import IndexLabelError, InputError, RankError, ShapeError
@@ -161,12 +162,15 @@ def contract_boundary(
     times that. The sweep that randomises and then orthogonalises is that of [3]_; a second one multiplies the product
     itself by what the first found, which is a step of subspace iteration, for singular values that fall slowly.
 
+    Before, every index between rows is balanced between its tensors, so that what a compression takes for small is
+    small for the value, too. Along rows the trains are in canonical form, which no choice of basis changes.
+
     Where indices join opposite edges, the grid is folded, so that both lie in one place: a cylinder becomes a
     rectangle of half the width with two layers. Its boundaries have the square of the bonds that an open edge needs.
 
     Powers of two are taken out all along, so that values may be as large as those of partition functions. Half
     precision is computed in float32. Differentiable where the library's QR and SVD are; where nothing is cut, only
-    products are taken.
+    products are differentiated.
 
     References
     ----------
@@ -196,7 +200,7 @@ def contract_boundary(
     arrangement = found_arrangement(network.indices) if sites is None else read_sites(sites, len(network.tensors))
     generator, seed = resolve_rng(rng)
     grid, exponent = grid_of(network, arrangement)
-    grid = _cheaper_way_up(grid, max_bond)
+    grid = balanced(_cheaper_way_up(grid, max_bond))
     middle = len(grid) // 2
     accuracy = Accuracy(max_bond, 0.0 if rtol is None else rtol / math.sqrt(max(len(grid) - 1, 1)))
     top, lost_above = _swept(grid[:middle], grid[middle], accuracy, method, generator)
