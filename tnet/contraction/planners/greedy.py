@@ -55,7 +55,7 @@ class _State(NamedTuple):
     weight: npt.NDArray[np.float64]
     shared: npt.NDArray[np.float64]  # of a neighbour, the weight that a contraction with the node at hand saves
     mark: npt.NDArray[np.int64]
-    neighbours: npt.NDArray[np.int32]
+    neighbours: npt.NDArray[np.int64]
     pairs: npt.NDArray[np.int32]
     counters: npt.NDArray[np.int64]
     macs: npt.NDArray[np.float64]  # (m, s): s * 2**m so far
@@ -148,7 +148,7 @@ def _empty_state(graph: _Graph, n: int, seed: int) -> _State:
         weight=np.empty(n_nodes),
         shared=np.empty(n_nodes),
         mark=np.zeros(n_nodes, np.int64),
-        neighbours=np.empty(n_nodes, np.int32),
+        neighbours=np.empty(n_nodes, np.int64),
         pairs=np.empty((n - 1, 2), np.int32),
         counters=np.zeros(6, np.int64),
         macs=np.empty(2),
@@ -156,8 +156,8 @@ def _empty_state(graph: _Graph, n: int, seed: int) -> _State:
     )
 
 
-def _empty_heap(capacity: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
-    return np.empty(capacity), np.empty((capacity, 2), np.int32)
+def _empty_heap(capacity: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    return np.empty(capacity), np.empty((capacity, 2), np.int64)
 
 
 def _larger_heap(keys: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,9 +256,9 @@ def _advance(
             break
         k = n + counters[_STEP] - 1
         if counters[_PHASE] == _JOIN:
-            _push(state, keys, nodes, state.weight[k], k, -1)
+            _push(state.counters, keys, nodes, state.weight[k], k, k)
         else:
-            work -= _push_pairs(graph, state, keys, nodes, k, False, alpha, tau)
+            work -= _push_pairs(graph, state, keys, nodes, k, alpha, tau)
     return counters[_PHASE] >= _DONE
 
 
@@ -272,22 +272,22 @@ def _fill_from_next_node(graph: Any, state: Any, keys: Any, nodes: Any, alpha: f
     state.counters[_CURSOR] += 1
     if not state.alive[k]:
         return 1
-    return _push_pairs(graph, state, keys, nodes, k, True, alpha, tau)
+    return _push_pairs(graph, state, keys, nodes, k, alpha, tau)
 
 
 @jit
 def _next_pair(state: Any, keys: Any, nodes: Any) -> Any:
     """Return the best pair of live nodes, or (-1, -1) from an empty heap."""
     while state.counters[_HEAP_SIZE] > 0:
-        a, b = nodes[0]
-        _pop(state, keys, nodes)
+        a, b = nodes[0, 0], nodes[0, 1]
+        _pop(state.counters, keys, nodes)
         if state.counters[_PHASE] == _JOIN:
             b = nodes[0, 0]
-            _pop(state, keys, nodes)
+            _pop(state.counters, keys, nodes)
             return a, b
         if state.alive[a] and state.alive[b]:
             return a, b
-    return np.int32(-1), np.int32(-1)
+    return -1, -1
 
 
 @jit
@@ -343,13 +343,14 @@ def _drop_carrier(graph: Any, state: Any, e: int) -> None:
 
 
 @jit
-def _push_pairs(graph: Any, state: Any, keys: Any, nodes: Any, k: int, once: bool, alpha: float, tau: float) -> int:
-    """Push node k with each of its neighbours, or only with later ones where every node is asked in turn.
+def _push_pairs(graph: Any, state: Any, keys: Any, nodes: Any, k: int, alpha: float, tau: float) -> int:
+    """Push node k with its neighbours: with later ones only, where every node is asked in turn.
 
     What both carry is met on the way, so the weight of a product is that of its factors less what they share.
     """
     state.counters[_STAMP] += 1
     stamp = state.counters[_STAMP]
+    first = k if state.counters[_PHASE] == _FILL else 0
     n_found, work, crowded = 0, 2, False
     e = state.head[k]
     while e >= 0:
@@ -362,7 +363,7 @@ def _push_pairs(graph: Any, state: Any, keys: Any, nodes: Any, k: int, once: boo
         for j in range(1, min(n_carriers, _MOST_NEIGHBOURS + 1)):
             s = (state.slot[e] + j) % n_carriers
             other = state.owner[state.carriers[graph.first_carrier[i] + s]]
-            if once and not many and other < k:
+            if not many and other < first:
                 continue
             if state.mark[other] != stamp:
                 state.mark[other] = stamp
@@ -381,7 +382,7 @@ def _push_pairs(graph: Any, state: Any, keys: Any, nodes: Any, k: int, once: boo
         key = _score(weight, state.weight[k], state.weight[other], alpha)
         if tau > 0.0:
             key -= tau * _gumbel(state.noise)
-        _push(state, keys, nodes, key, k, other)
+        _push(state.counters, keys, nodes, key, k, other)
     state.counters[_PUSHED] += n_found
     return work + n_found
 
@@ -421,15 +422,16 @@ def _gumbel(noise: Any) -> float:
 
 
 @jit
-def _push(state: Any, keys: Any, nodes: Any, key: float, a: int, b: int) -> None:
-    place = state.counters[_HEAP_SIZE]
-    state.counters[_HEAP_SIZE] += 1
+def _push(counters: Any, keys: Any, nodes: Any, key: float, a: int, b: int) -> None:
+    place = counters[_HEAP_SIZE]
+    counters[_HEAP_SIZE] += 1
     while place > 0:
         parent = (place - 1) >> 1
         if keys[parent] <= key:
             break
         keys[place] = keys[parent]
-        nodes[place] = nodes[parent]
+        nodes[place, 0] = nodes[parent, 0]
+        nodes[place, 1] = nodes[parent, 1]
         place = parent
     keys[place] = key
     nodes[place, 0] = a
@@ -437,9 +439,9 @@ def _push(state: Any, keys: Any, nodes: Any, key: float, a: int, b: int) -> None
 
 
 @jit
-def _pop(state: Any, keys: Any, nodes: Any) -> None:
-    state.counters[_HEAP_SIZE] -= 1
-    size = state.counters[_HEAP_SIZE]
+def _pop(counters: Any, keys: Any, nodes: Any) -> None:
+    counters[_HEAP_SIZE] -= 1
+    size = counters[_HEAP_SIZE]
     key, a, b = keys[size], nodes[size, 0], nodes[size, 1]
     place = 0
     while 2 * place + 1 < size:
@@ -449,7 +451,8 @@ def _pop(state: Any, keys: Any, nodes: Any) -> None:
         if keys[child] >= key:
             break
         keys[place] = keys[child]
-        nodes[place] = nodes[child]
+        nodes[place, 0] = nodes[child, 0]
+        nodes[place, 1] = nodes[child, 1]
         place = child
     keys[place] = key
     nodes[place, 0] = a
@@ -462,9 +465,9 @@ def _drop_dead(state: Any, keys: Any, nodes: Any) -> None:
     size = state.counters[_HEAP_SIZE]
     state.counters[_HEAP_SIZE] = 0
     for j in range(size):
-        a, b = nodes[j]
-        if state.alive[a] and (b < 0 or state.alive[b]):  # kept ones move to the front: place j is read already
-            _push(state, keys, nodes, keys[j], a, b)
+        a, b = nodes[j, 0], nodes[j, 1]
+        if state.alive[a] and state.alive[b]:  # kept ones move to the front: place j is read already
+            _push(state.counters, keys, nodes, keys[j], a, b)
 
 
 @jit
@@ -473,7 +476,7 @@ def _queue_by_weight(state: Any, keys: Any, nodes: Any) -> None:
     state.counters[_HEAP_SIZE] = 0
     for k in range(state.pairs.shape[0] + 1 + state.counters[_STEP]):
         if state.alive[k]:
-            _push(state, keys, nodes, state.weight[k], k, -1)
+            _push(state.counters, keys, nodes, state.weight[k], k, k)
 
 
 @jit

@@ -144,7 +144,7 @@ def _space(size: int, n_words: int, n: int, draws: np.random.Generator) -> _Work
 def _weigh_steps(nodes: Any, log2_sizes: Any) -> None:
     n = (nodes.children.shape[0] + 1) // 2
     for k in range(n, 2 * n - 1):
-        a, b = nodes.children[k]
+        a, b = nodes.children[k, 0], nodes.children[k, 1]
         nodes.log2_step[k] = weight_of_union(nodes.legs[a], nodes.legs[b], log2_sizes)
         nodes.name[k] = nodes.name[a] ^ nodes.name[b]
 
@@ -165,7 +165,8 @@ def _improve(nodes: Any, work: Any, order: Any, log2_sizes: Any, size: int, at_r
         if n_leaves < 3 or log2_cost < threshold or not _is_new(nodes, work, n_leaves):
             continue
         for j in range(n_leaves):
-            work.legs[j] = nodes.legs[work.leaves[j]]
+            for w in range(log2_sizes.size):
+                work.legs[j, w] = nodes.legs[work.leaves[j], w]
         weigh_subsets(work.legs[:n_leaves], nodes.legs[root], log2_sizes, work.tables)
         cap = log2_cost + math.log2(1.0 - _LEAST_GAIN)
         solve_subsets(work.tables, n_leaves, nothing, True, cap, 1, 1 << 62)
@@ -254,7 +255,7 @@ def _replace(nodes: Any, work: Any, root: int, n_leaves: int, log2_sizes: Any) -
                 nodes.legs[child, w] = below & outside
     for k in range(n_leaves - 2, -1, -1):
         node = work.inner[k]
-        a, b = nodes.children[node]
+        a, b = nodes.children[node, 0], nodes.children[node, 1]
         nodes.log2_step[node] = weight_of_union(nodes.legs[a], nodes.legs[b], log2_sizes)
         nodes.name[node] = nodes.name[a] ^ nodes.name[b]
 
