@@ -12,15 +12,15 @@ import numpy as np
 from tnet.arrays.namespace import Array, is_torch
 from tnet.arrays.pairwise_packed import Packing, scratch_bytes
 
-__all__ = ["PairKernel", "choose_kernel", "packed_kernel", "sum_kernel"]
+__all__ = ["LEAST_ENTRIES", "PairKernel", "choose_kernel", "packed_kernel", "sum_kernel"]
 
 Indices = tuple[int, ...]
 Sizes = Mapping[int, int] | Sequence[int]
 
 _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 
-# Fewer entries take less than a millisecond in any way, and must not wait for Numba.
-_LEAST_ENTRIES = 1 << 18
+LEAST_ENTRIES = 1 << 18
+"""Entries of operands and result below which no kernel is chosen: less than a millisecond must not wait for Numba."""
 
 # Multiply-adds for each entry that would be copied, above which the copies no longer matter.
 _COPIES_MATTER = 400
@@ -128,7 +128,7 @@ def choose_kernel(
     size_left, size_right, size_result = (_count(indices, sizes) for indices in (left, right, result))
     inner = _count((in_left & in_right) - kept, sizes)
     macs = size_result * inner
-    if inner == 1 or macs == 0 or size_left + size_right + size_result < _LEAST_ENTRIES:
+    if inner == 1 or macs == 0 or size_left + size_right + size_result < LEAST_ENTRIES:
         return None
     if not in_left <= in_right | kept or not in_right <= in_left | kept:
         raise ValueError("an index of one operand alone must be in the result: sum over it first")

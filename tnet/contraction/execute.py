@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tnet.arrays import Array, Namespace, array_namespace, device_of, library_name, resolve_dtype
+from tnet.arrays import Array, Namespace, array_namespace, contract_pair, device_of, library_name, resolve_dtype
 from tnet.arrays.operations import Operations, operations
+from tnet.arrays.pairwise import PairKernel
 from tnet.contraction.dtypes import DtypePlan
 from tnet.contraction.lowering import Operand, Program, Step
 from tnet.contraction.slicing import Split, slice_keys
@@ -260,6 +261,8 @@ class _Binder:
         )
 
     def _function(self, step: Step) -> Function:
+        if step.kernel is not None:
+            return _recorded(step.kernel, self._xp)
         if step.is_product:
             if len(step.raw) == 2:
                 return self._language.product
@@ -344,6 +347,17 @@ class _Binder:
             return reshape(x, operand.shape)
 
         return run
+
+
+def _recorded(kernel: PairKernel, xp: Namespace) -> Function:
+    """Return the kernel, or what the library can record where it records operations."""
+
+    def contract(x: Array, y: Array) -> Array:
+        if kernel.applies(x, y):
+            return kernel(x, y)
+        return contract_pair(xp, x, kernel.left, y, kernel.right, kernel.order)
+
+    return contract
 
 
 def _diagonal(xp: Namespace, permutation: tuple[int, ...]) -> Function:

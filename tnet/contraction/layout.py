@@ -14,6 +14,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tnet.arrays.pairwise import LEAST_ENTRIES, PairKernel, choose_kernel
+
 __all__ = ["Arrangement", "Layout", "Tree", "arrange", "memory_layout"]
 
 Indices = tuple[int, ...]
@@ -24,6 +26,7 @@ Layout = tuple[int, ...] | None
 
 BATCH, FREE, INNER = 0, 1, 2
 _CALL = 256  # elements that are copied in the time of one small matrix product
+_LARGE_PRODUCT = 1 << 14  # multiply-adds of one of many matrix products that take operands as they lie
 _LEVELS_AHEAD = 3  # consumers that a choice looks at; deeper ones hardly ever change it
 
 
@@ -43,6 +46,8 @@ class Tree(NamedTuple):
         For each input, whether its memory lies in the order of ``sets``; otherwise a matrix product copies it.
     fresh : sequence of bool
         For each input, whether it is copied anyway (to another dtype), so that any order is free.
+    dtype : str or None
+        Of the computation, where kernels may take the place of matrix products; None for none.
     """
 
     n_inputs: int
@@ -52,6 +57,7 @@ class Tree(NamedTuple):
     output: Indices
     fixed: Sequence[bool]
     fresh: Sequence[bool]
+    dtype: str | None = None
 
 
 class Arrangement(NamedTuple):
@@ -70,6 +76,8 @@ class Arrangement(NamedTuple):
         Order of the axes of the result.
     elementwise : bool
         The right operand is broadcast over the left one, whose order the result keeps.
+    kernel : PairKernel or None
+        Takes both operands as they lie, in place of all of this but ``result``.
     """
 
     left: int
@@ -83,6 +91,7 @@ class Arrangement(NamedTuple):
     copy_right: bool
     result: Indices
     elementwise: bool
+    kernel: PairKernel | None = None
 
 
 def arrange(tree: Tree) -> list[Arrangement]:
@@ -207,8 +216,30 @@ class _Arranger:
             if best is None or total < best[0]:
                 best = (total, option)
         assert best is not None
-        self.order[node] = best[1].result
-        return best[1]
+        arrangement = self._by_kernel(node, best[1])
+        self.order[node] = arrangement.result
+        return arrangement
+
+    def _by_kernel(self, node: int, arrangement: Arrangement) -> Arrangement:
+        """Return the arrangement with a kernel in it where that is better than matrix products."""
+        left, right, tree = arrangement.left, arrangement.right, self.tree
+        if tree.dtype is None or arrangement.elementwise:
+            return arrangement
+        if self.size[left] + self.size[right] + self.size[node] < LEAST_ENTRIES:
+            return arrangement
+        if any(side < tree.n_inputs and tree.fresh[side] for side in (left, right)):
+            return arrangement
+        if arrangement.outer_of >= 0 and not arrangement.copy_left and not arrangement.copy_right:
+            macs = self._elements((*arrangement.left_free, *arrangement.right_free, *arrangement.inner))
+            if macs >= _LARGE_PRODUCT:
+                return arrangement
+        orders = self._known_order(left), self._known_order(right)
+        kernel = choose_kernel(*orders, arrangement.result, tree.sizes, tree.dtype, "numpy")
+        if kernel is None:
+            return arrangement
+        return arrangement._replace(
+            outer_of=-1, copy_left=False, copy_right=False, result=kernel.order, kernel=kernel
+        )
 
     def _copy_cost(self, node: int) -> int:
         return 0 if node < self.tree.n_inputs and self.tree.fresh[node] else self.size[node]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tnet.arrays.pairwise import PairKernel
 from tnet.contraction.layout import Arrangement, Layout, Tree, arrange
 from tnet.contraction.planning import Pair, result_indices
 from tnet.contraction.spec import ContractionSpec
@@ -84,6 +85,8 @@ class Step(NamedTuple):
     kept : tuple of int
         Shape that its consumer wants to see.
     n_result, macs : int
+    kernel : PairKernel or None
+        Takes both operands as they lie, instead of a matrix product.
     """
 
     node: int
@@ -94,6 +97,7 @@ class Step(NamedTuple):
     kept: Shape
     n_result: int
     macs: int
+    kernel: PairKernel | None = None
 
 
 class Program(NamedTuple):
@@ -139,6 +143,7 @@ def lower(
     layouts: Sequence[Layout] | None = None,
     converted: frozenset[int] = frozenset(),
     hoisted: frozenset[int] = frozenset(),
+    kernels: str | None = None,
 ) -> Program:
     """Turn pairwise steps into a program.
 
@@ -157,6 +162,9 @@ def lower(
         Inputs in another dtype than that of the computation.
     hoisted : frozenset of int
         Nodes, no sliced index below them, whose steps are done once, before the first slice.
+    kernels : str or None
+        Dtype of the computation where the arrays lie in host memory, so that kernels may take the place of matrix
+        products.
 
     Notes
     -----
@@ -175,7 +183,7 @@ def lower(
     output = tuple(i for i in spec.output if sizes[i] != 1)
     # A leaf that is summed after its conversion is in the dtype and in order already.
     fresh = [k in converted and not leaf.summed for k, leaf in enumerate(leaves)]
-    arrangements = arrange(Tree(n, pairs, sets, sizes, output, fixed, fresh))
+    arrangements = arrange(Tree(n, pairs, sets, sizes, output, fixed, fresh, kernels))
     orders = (*sets[:n], *(arrangement.result for arrangement in arrangements))
     shape = _Shapes(sizes, orders, fixed, n)
     lowered = [_lower_step(n + k, arrangement, shape) for k, arrangement in enumerate(arrangements)]
@@ -264,6 +272,14 @@ def _lower_step(node: int, arrangement: Arrangement, shape: _Shapes) -> Step:
         return Step(node, left, right, False, left.shape, left.shape, n_result, n_result)
     batch, first, second = arrangement.batch, arrangement.left_free, arrangement.right_free
     inner = arrangement.inner
+    kernel = arrangement.kernel
+    if kernel is not None:
+        left = Operand(arrangement.left, kernel.left_shape, None, kernel.left_shape, 0)
+        right = Operand(arrangement.right, kernel.right_shape, None, kernel.right_shape, 0)
+        n_result = math.prod(kernel.shape)
+        return Step(
+            node, left, right, True, kernel.shape, kernel.shape, n_result, n_result * shape.size(inner), kernel
+        )
     outer_of = arrangement.outer_of
     head_left = batch if outer_of in (-1, arrangement.left) else ()
     head_right = batch if outer_of in (-1, arrangement.right) else ()

@@ -103,6 +103,7 @@ class _Walk:
         right = self.take(step.right, left)
         result = step.n_result * self._item
         scratch = 0 if step.is_product else self.buffered(2, step.n_result)
+        scratch += step.kernel.extra_bytes if step.kernel is not None else 0
         self.note(left + right + result + scratch, step.left.source, step.right.source, step.node)
         self.held[step.node] = result
 

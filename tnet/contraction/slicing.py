@@ -36,6 +36,7 @@ def sliced_program(
     *,
     layouts: Sequence[Layout] | None = None,
     hoisted: frozenset[int] = frozenset(),
+    kernels: bool = False,
 ) -> Program:
     """Return the program of one slice."""
     return lower(
@@ -46,6 +47,7 @@ def sliced_program(
         layouts=layouts,
         converted=dtypes.converted,
         hoisted=hoisted,
+        kernels=dtypes.compute if kernels else None,
     )
 
 
