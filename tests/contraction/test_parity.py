@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import tnet
 from tests.contraction.networks import Case, networks
 from tnet.contraction import ContractionPlan
+from tnet.contraction.planning import PLANNERS
 from tnet.errors import MemoryLimitError
 from tnet.formats import TensorNetwork
 
@@ -30,12 +31,32 @@ def test_random_networks_agree_with_numpy(case: Case) -> None:
     close(tnet.contract(case.equation, *arrays), np.einsum(case.equation, *arrays))
 
 
-@given(networks(), st.sampled_from(["greedy", "optimal", "random-greedy"]))
-@settings(max_examples=40, deadline=None)
+@given(networks(max_operands=8), st.sampled_from(PLANNERS))
+@settings(max_examples=120, deadline=None)
 def test_every_planner_gives_the_same_value(case: Case, planner: str) -> None:
     arrays = case.arrays("complex128")
-    found = tnet.contract(case.equation, *arrays, planner=planner, rng=0)
+    seconds = 1.0 if planner == "auto" else None  # so that the compiled planners take part
+    found = tnet.contract(case.equation, *arrays, planner=planner, max_planning_seconds=seconds, rng=0)
     close(found, np.einsum(case.equation, *arrays))
+
+
+@given(networks(max_operands=8), st.sampled_from(PLANNERS))
+@settings(max_examples=80, deadline=None)
+def test_no_planner_costs_more_than_greedy(case: Case, planner: str) -> None:
+    seconds = 1.0 if planner == "auto" else None
+    found = tnet.plan(case.equation, *case.shapes, planner=planner, max_planning_seconds=seconds, rng=0)
+    assert found.macs <= tnet.plan(case.equation, *case.shapes, planner="greedy").macs
+
+
+@given(networks(), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_a_path_is_taken_as_given(case: Case, random: object) -> None:
+    n = len(case.shapes)
+    path = [tuple(random.sample(range(k), 2)) for k in range(n, 1, -1)]  # type: ignore[attr-defined]
+    plan = tnet.plan(case.equation, *case.shapes, planner=path)
+    assert plan.path == ([tuple(sorted(step)) for step in path] or [(0,)])
+    arrays = case.arrays()
+    close(plan(*arrays), np.einsum(case.equation, *arrays))
 
 
 @given(networks(max_operands=4), st.randoms(use_true_random=False))

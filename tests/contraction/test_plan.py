@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import itertools
 import json
 import math
 import tracemalloc
@@ -19,7 +20,7 @@ from hypothesis import assume, given, settings
 import tnet
 from tests.contraction.networks import Case, networks
 from tnet.contraction import ContractionPlan, memory
-from tnet.contraction.planning import pairwise_macs
+from tnet.contraction.pairs import pairwise_macs
 from tnet.contraction.spec import spec_from_labels
 from tnet.errors import BackendError, FormatError, IndexLabelError, InputError, MemoryLimitError, ShapeError
 
@@ -121,8 +122,8 @@ def test_macs_of_a_chain_by_hand() -> None:
 def test_optimal_is_never_worse(case: Case) -> None:
     assume(all(0 not in shape for shape in case.shapes))
     best = tnet.plan(case.equation, *case.shapes, planner="optimal").macs
-    for planner in ("greedy", "auto", "random-greedy"):
-        assert best <= tnet.plan(case.equation, *case.shapes, planner=planner, rng=1).macs  # type: ignore[arg-type]
+    for planner in ("greedy", "auto", "random-greedy", "annealing"):
+        assert best <= tnet.plan(case.equation, *case.shapes, planner=planner, rng=1).macs
 
 
 def test_random_greedy_repeats_with_a_seed_and_stops_in_time() -> None:
@@ -181,12 +182,19 @@ def test_bad_equations_are_refused_by_name(
     ("options", "word"),
     [
         ({"planner": "best"}, "planner"),
+        ({"planner": [(0, 1), (0, 1)]}, r"\[\(0, 1\), \(0, 1\)\].*2 operands"),
+        ({"planner": [(0, 2)]}, "2 operands"),
+        ({"planner": [(0, 0)]}, "repeat"),
+        ({"planner": []}, "2 operands are left"),
+        ({"planner": [("a", 1)]}, "planner is a list"),
+        ({"planner": 3}, "planner is a int"),
+        ({"planner": "cotengra:nothing"}, "cotengra:nothing.*preset"),
         ({"memory_limit": 0}, "memory_limit"),
         ({"memory_limit": "many"}, "memory_limit"),
         ({"memory_limit": True}, "memory_limit"),
         ({"memory_limit": 1.5}, "memory_limit"),
         ({"max_planning_seconds": 0}, "max_planning_seconds"),
-        ({"planner": "random-greedy", "rng": "x"}, "rng"),
+        ({"rng": "x"}, "rng"),
     ],
 )
 def test_bad_options_are_refused_by_name(options: dict[str, Any], word: str) -> None:
@@ -206,11 +214,16 @@ def test_bad_dtypes_are_refused() -> None:
 
 
 def test_optimal_refuses_what_it_cannot_finish() -> None:
-    equation = ",".join(f"{a}{b}" for a, b in zip("abcdefghijklmn", "bcdefghijklmno", strict=True)) + "->ao"
-    with pytest.raises(InputError, match="random-greedy"):
-        tnet.plan(equation, *((2, 2),) * 14, planner="optimal")
+    n = 70
+    ring = [[k, (k + 1) % n, n + k % 35, n + 35 + k % 7] for k in range(n)]
+    operands = [x for labels in ring for x in ((2, 2, 2, 2), labels)]
+    with pytest.raises(InputError, match=r"70 operands.*planner='auto'"):
+        tnet.plan(*operands, [], planner="optimal")
+    labels = [opt_einsum.get_symbol(k) for k in range(120)]
+    edges = {pair: labels.pop() for pair in itertools.combinations(range(16), 2)}
+    terms = ["".join(label for pair, label in edges.items() if k in pair) for k in range(16)]
     with pytest.raises(InputError, match="max_planning_seconds"):
-        tnet.plan("ab,bc,cd,de,ef,fg,gh,hi,ij,jk->ak", *((2, 2),) * 10, planner="optimal", max_planning_seconds=1e-3)
+        tnet.plan(",".join(terms) + "->", *((2,) * 15,) * 16, planner="optimal", max_planning_seconds=1e-9)
 
 
 def test_wrong_arrays_are_refused_by_a_plan() -> None:

@@ -9,6 +9,15 @@ from __future__ import annotations
 from tnet.contraction.api import contract, plan
 from tnet.contraction.approximate import BoundaryContraction, contract_boundary
 from tnet.contraction.plan import ContractionPlan
+from tnet.contraction.registration import register_with_opt_einsum
 from tnet.contraction.spec import ContractionSpec
 
-__all__ = ["BoundaryContraction", "ContractionPlan", "ContractionSpec", "contract", "contract_boundary", "plan"]
+__all__ = [
+    "BoundaryContraction",
+    "ContractionPlan",
+    "ContractionSpec",
+    "contract",
+    "contract_boundary",
+    "plan",
+    "register_with_opt_einsum",
+]

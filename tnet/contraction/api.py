@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import os
+import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Literal
@@ -23,7 +25,7 @@ from tnet.contraction.execute import common_namespace
 from tnet.contraction.layout import Layout
 from tnet.contraction.memory import parse_bytes
 from tnet.contraction.plan import ContractionPlan, layouts_of
-from tnet.contraction.planning import find_pairs
+from tnet.contraction.planning import Path, Timing, find_pairs, name_of_planner
 from tnet.contraction.slicing import choose_splits
 from tnet.contraction.spec import (
     ContractionSpec,
@@ -40,7 +42,11 @@ __all__ = ["contract", "plan"]
 
 _Shapes = tuple[tuple[int, ...], ...]
 _shape, _dtype = attrgetter("shape"), attrgetter("dtype")
-Planner = Literal["auto", "greedy", "optimal", "random-greedy"]
+Planner = (
+    Literal["auto", "greedy", "random-greedy", "optimal", "annealing", "partition", "elimination"]
+    | str
+    | Sequence[Sequence[int]]
+)
 
 
 def plan(
@@ -68,18 +74,26 @@ def plan(
         integers or all text, as in NumPy, otherwise in order of first appearance.
     dtype : str, default "float64"
         Of the operands given by their shapes; bytes are counted for it.
-    planner : {"auto", "greedy", "optimal", "random-greedy"}
-        ``"auto"``: the cheaper of a greedy and, on up to 14 operands, a branch-and-bound search.
-        ``"optimal"``: least multiply-adds over all orders, up to 12 operands. ``"random-greedy"``: the best
-        of 64 greedy searches with noise.
+    planner : str or sequence of pair of int, default "auto"
+        Every choice below costs at most what ``"greedy"`` does.
+
+        - ``"auto"``: all planners in turn, as long as planning pays; see the notes.
+        - ``"greedy"``: the cheapest of a few greedy orders, for up to about 12 operands the best order.
+        - ``"random-greedy"``: the best of 128 greedy orders with noise.
+        - ``"optimal"``: the least multiply-adds over all orders of up to 16 operands; of more, over the orders that
+          contract connected parts.
+        - ``"annealing"``, ``"partition"``, ``"elimination"``: a fixed number of orders of that kind, each polished.
+        - ``"cotengra:<optimizer>"``: cotengra's, by the name of its preset, as ``"cotengra:auto-hq"``; not compared.
+        - An order in opt_einsum's form, ``[(0, 1), (0, 1)]``: checked, and taken as it is.
     memory_limit : int, str or None
         Bytes, or text such as ``"8GiB"``: indices are cut into parts until :attr:`ContractionPlan.peak_bytes`
         is within it. None cuts nothing.
     max_planning_seconds : float or None
-        Wall seconds for the search of the order. ``"random-greedy"`` stops there; ``"optimal"`` refuses
-        networks that would take longer.
+        Wall seconds, a ceiling: ``"auto"`` uses them as long as it may still find something better, the others
+        stop there, and ``"optimal"`` refuses networks that would take longer. The first use after an installation
+        compiles the planners, once, and may pass it.
     rng : int, numpy Generator, torch Generator or None
-        For ``"random-greedy"``.
+        Of all noise. None stands for 0: a plan needs no fresh entropy.
 
     Returns
     -------
@@ -93,18 +107,30 @@ def plan(
         Wrong number of operands or of axes.
     MemoryLimitError
         ``memory_limit`` cannot be met; the message names the least limit that can.
+    InputError
+        Unknown planner, a path that does not contract the operands, or too many operands for ``"optimal"``.
+    MissingDependencyError
+        cotengra is not installed.
     BackendError
         A dtype without numbers.
 
     Notes
     -----
-    The order comes from opt_einsum [1]_, reordered so that the least is alive at a time. Within the plan an
-    index of size n is cut into a divisor of n equal parts.
+    First the steps are taken that need no search: vectors, equal index sets and small matrices are absorbed, what
+    is connected is planned by itself. ``"auto"`` then starts with ``"greedy"``, in plain Python; if that order takes
+    less than a second by the rate of this host, it stays. Otherwise the compiled planners are loaded: noisy
+    greedy orders, dynamic programming, elimination orders, lines, partitions, then races of annealed trees, until
+    planning has taken half of the predicted seconds of the best order, but at most 30 s; or, with
+    ``max_planning_seconds``, until then. One ``rng`` gives one sequence of searches; the clock decides how many of
+    them are made. Planning runs on one thread.
+
+    Within the plan an index of size n is cut into a divisor of n equal parts.
 
     References
     ----------
-    .. [1] D. G. A. Smith and J. Gray, "opt_einsum - A Python package for optimizing contraction order for
-       einsum-like expressions", Journal of Open Source Software 3 (2018) 753.
+    .. [1] J. Gray and S. Kourtis, "Hyper-optimized tensor network contraction", Quantum 5, 410 (2021).
+    .. [2] G. Kalachev, P. Panteleev and M.-H. Yung, "Multi-tensor contraction for XEB verification of quantum
+       circuits", arXiv:2108.05665 (2021).
 
     Examples
     --------
@@ -117,8 +143,8 @@ def plan(
     """
     operands, parse = _take_apart(equation, shapes_or_arrays)
     spec, names = _describe(operands, parse, dtype)
-    limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
-    return _plan(spec, names, planner, limit, max_planning_seconds, seed, _layouts(operands))
+    chosen, limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
+    return _plan(spec, names, chosen, limit, max_planning_seconds, seed, _layouts(operands))
 
 
 def contract(
@@ -173,7 +199,7 @@ def contract(
     array([[1., 2.],
            [3., 4.]])
     """
-    if type(equation) is str and memory_limit is rng is executor is checkpoint is None and planner != "random-greedy":
+    if type(equation) is str and memory_limit is rng is executor is checkpoint is None:
         # The tenth of a look-up by way of the spec: what counts where the arrays are tiny.
         try:
             types, shapes, dtypes = tuple(map(type, arrays)), tuple(map(_shape, arrays)), tuple(map(_dtype, arrays))
@@ -187,8 +213,8 @@ def contract(
     if operands:
         common_namespace(operands)  # mixed operands are refused before the search begins
     spec, names = _describe(operands, parse, "float64")
-    limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
-    found = _plan(spec, names, planner, limit, max_planning_seconds, seed, _layouts(operands))
+    chosen, limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
+    found = _plan(spec, names, chosen, limit, max_planning_seconds, seed, _layouts(operands))
     if executor is None and checkpoint is None:
         return found(*operands)
     return found.run(*operands, executor=executor, checkpoint=checkpoint)
@@ -198,16 +224,17 @@ def contract(
 def _plan(
     spec: ContractionSpec,
     names: tuple[str, ...],
-    planner: str,
+    planner: str | Path,
     limit: int | None,
     max_seconds: float | None,
-    seed: int | None,
+    seed: int,
     layouts: tuple[Layout, ...] | None = None,
 ) -> ContractionPlan:
     dtypes = dtype_plan(names)
-    pairs = find_pairs(spec, planner, max_seconds=max_seconds, rng=seed)
+    timing = Timing(time.perf_counter(), max_seconds, dtypes.compute)
+    pairs = find_pairs(spec, planner, timing, seed=seed)
     splits = () if limit is None else choose_splits(spec, pairs, dtypes, limit, layouts)
-    return ContractionPlan(spec, pairs, splits, dtypes, limit, planner, layouts)
+    return ContractionPlan(spec, pairs, splits, dtypes, limit, name_of_planner(planner), layouts)
 
 
 @functools.lru_cache(maxsize=256)
@@ -216,14 +243,14 @@ def _known_plan(
     shapes: _Shapes,
     types: tuple[type, ...],
     dtypes: tuple[Any, ...],
-    planner: str,
+    planner: Planner,
     max_seconds: float | None,
 ) -> ContractionPlan:
     if len(set(types)) > 1:
         raise TypeError("operands of several libraries")
     names = tuple(name_of_dtype(dtype) for dtype in dtypes)
-    _checked_options(planner, None, max_seconds, None)
-    return _plan(_parse(equation, tuple(map(tuple, shapes))), names, planner, None, max_seconds, None)
+    chosen, _, seed = _checked_options(planner, None, max_seconds, None)
+    return _plan(_parse(equation, tuple(map(tuple, shapes))), names, chosen, None, max_seconds, seed)
 
 
 def _layouts(operands: Sequence[Any]) -> tuple[Layout, ...] | None:
@@ -234,14 +261,27 @@ def _layouts(operands: Sequence[Any]) -> tuple[Layout, ...] | None:
 
 
 def _checked_options(
-    planner: str, memory_limit: int | str | None, max_planning_seconds: float | None, rng: Any
-) -> tuple[int | None, int | None]:
-    """Return the bytes and the seed that the options stand for."""
+    planner: Planner, memory_limit: int | str | None, max_planning_seconds: float | None, rng: Any
+) -> tuple[str | Path, int | None, int]:
+    """Return the planner as a value, and the bytes and the seed that the options stand for."""
     if max_planning_seconds is not None and not max_planning_seconds > 0:
         raise InputError(
             f"max_planning_seconds={max_planning_seconds!r}: give a positive number of seconds, or None."
         )
-    return parse_bytes(memory_limit), resolve_rng(rng)[1] if planner == "random-greedy" else None
+    seed = 0 if rng is None else resolve_rng(rng)[1]
+    return _read_planner(planner), parse_bytes(memory_limit), seed
+
+
+def _read_planner(planner: Planner) -> str | Path:
+    if isinstance(planner, str):
+        return planner
+    try:
+        path = tuple(tuple(operator.index(position) for position in step) for step in planner)
+    except TypeError as error:
+        raise InputError(
+            f"planner is a {type(planner).__name__}: give the name of a planner, or a path such as [(0, 1), (0, 1)]."
+        ) from error
+    return path
 
 
 def _take_apart(equation: Any, given: Sequence[Any]) -> tuple[tuple[Any, ...], Callable[[_Shapes], ContractionSpec]]:

@@ -1,47 +1,99 @@
-"""In which order the operands are contracted, two at a time.
-
-The search itself is opt_einsum's; here its paths are checked against each other, made reproducible,
-and put into the order of evaluation that holds the least memory.
-"""
+"""In which order the operands are contracted, two at a time: choice of planner, and how long it may search."""
 
 from __future__ import annotations
 
 import math
-import random
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import opt_einsum
 
-from tnet.contraction.spec import ContractionSpec, size_of
+from tnet.contraction.foreign import path_from_cotengra
+from tnet.contraction.pairs import (  # noqa: F401
+    Pair,
+    linear_path,
+    order_for_memory,
+    pairs_of_linear_path,
+    pairwise_macs,
+    result_indices,
+)
+from tnet.contraction.planners.greedy_small import small_tree
+from tnet.contraction.planners.network import PlanningNetwork, planning_network
+from tnet.contraction.rates import host_rates
+from tnet.contraction.simplify import Component, Simplified, join_components, simplify
+from tnet.contraction.spec import ContractionSpec
 from tnet.errors import InputError
 
-__all__ = ["PLANNERS", "Pair", "find_pairs", "linear_path", "pairwise_macs"]
+if TYPE_CHECKING:
+    from tnet.contraction.planners.trees import Tree
 
-Pair = tuple[int, int]
-"""Two operands, the smaller first, in single-assignment numbering: step k makes ``n_inputs + k``."""
+__all__ = ["PLANNERS", "PLANNING_SHARE", "Path", "Timing", "find_pairs", "name_of_planner"]
 
-PLANNERS = ("auto", "greedy", "optimal", "random-greedy")
-_MOST_OPTIMAL_INPUTS = 12  # the search over all trees takes about 3^n steps of interpreted code
-_SECONDS_A_SUBSET_PAIR = 4e-6
-_RANDOM_TRIALS = 64
+Path = tuple[tuple[int, ...], ...]
+"""An order in opt_einsum's form: positions in a list from which operands are popped."""
+
+PLANNERS = ("auto", "greedy", "random-greedy", "optimal", "annealing", "partition", "elimination")
+
+PLANNING_SHARE = 0.5
+"""Planning stops when it has taken this share of the seconds that the contraction will take."""
+
+_MOST_SECONDS = 30.0  # without max_planning_seconds
+_LEAST_SECONDS = 0.1
+_SECONDS_TO_LOAD = 0.5  # of the compiled planners
+_CHEAP_MACS = 10**8  # below a second on any host, so that its rate need not be measured
+_MOST_OPERANDS_IN_PYTHON = 1000
+_MOST_SECONDS_OF_OPTIMAL = 60.0
+_MOST_WITH_OUTER_PRODUCTS = 16  # 3**16 / 2 pairs of subsets take a fraction of a second
+_FIRST_COMPILED = "tnet.contraction.planners.portfolio"
 
 
-def find_pairs(
-    spec: ContractionSpec, planner: str, *, max_seconds: float | None, rng: int | np.random.Generator | None
-) -> tuple[Pair, ...]:
+class Timing(NamedTuple):
+    """When planning began, and how long it may take.
+
+    Parameters
+    ----------
+    started : float
+        Value of ``time.perf_counter()``.
+    max_seconds : float or None
+        The caller's ceiling.
+    dtype : str
+        Of the computation, for the rate of this host.
+    """
+
+    started: float
+    max_seconds: float | None
+    dtype: str
+
+    @property
+    def ceiling(self) -> float:
+        """Value of ``time.perf_counter()`` at which any search ends."""
+        return self.started + (_MOST_SECONDS if self.max_seconds is None else self.max_seconds)
+
+    def pays_to_compile(self, macs: int) -> bool:
+        """Return whether the compiled planners may be loaded for a contraction that costs ``macs`` so far."""
+        if self.max_seconds is not None:
+            return self.max_seconds > _SECONDS_TO_LOAD or _FIRST_COMPILED in sys.modules
+        return macs > _CHEAP_MACS and PLANNING_SHARE * macs / host_rates(self.dtype).macs > _SECONDS_TO_LOAD
+
+
+def name_of_planner(planner: str | Path) -> str:
+    """Return the name that a plan keeps of its planner."""
+    return planner if isinstance(planner, str) else "path given"
+
+
+def find_pairs(spec: ContractionSpec, planner: str | Path, timing: Timing, *, seed: int = 0) -> tuple[Pair, ...]:
     """Return the pairwise steps of a good contraction order.
 
     Parameters
     ----------
     spec : ContractionSpec
-    planner : {"auto", "greedy", "optimal", "random-greedy"}
-    max_seconds : float or None
-        Wall seconds that the planner may use; random-greedy stops its trials there, optimal refuses
-        networks for which it would take longer.
-    rng : int, numpy Generator or None
-        Source of random-greedy's noise.
+    planner : str or path
+        One of :data:`PLANNERS`, ``"cotengra:<optimizer>"``, or an order in opt_einsum's form, taken as it is.
+    timing : Timing
+    seed : int
+        Of all noise.
 
     Returns
     -------
@@ -51,188 +103,151 @@ def find_pairs(
     Raises
     ------
     InputError
-        Unknown planner, or a network too large for ``"optimal"``.
+        Unknown planner, a path that does not contract the operands, or a network that ``"optimal"`` cannot finish.
+    MissingDependencyError
+        cotengra is not installed.
     """
-    if planner not in PLANNERS:
-        raise InputError(f"planner={planner!r}: choose one of {', '.join(map(repr, PLANNERS))}.")
     n = len(spec.inputs)
+    if not isinstance(planner, str):
+        return pairs_of_linear_path(planner, n)
+    if planner not in PLANNERS and not planner.startswith("cotengra:"):
+        raise InputError(
+            f"planner={planner!r}: choose one of {', '.join(map(repr, PLANNERS))}, 'cotengra:<optimizer>', or give "
+            "a path as a list of pairs."
+        )
     if n == 1:
         return ()
-    started = time.perf_counter()
-    candidates = [_pairs_of_path(_greedy(spec), n)]
-    if planner == "auto":
-        candidates.append(_pairs_of_path(_small_network_search(spec), n))
-    elif planner == "optimal":
-        _check_optimal_is_affordable(n, max_seconds)
-        candidates.append(_pairs_of_path(_optimal(spec), n))
-    elif planner == "random-greedy":
-        deadline = math.inf if max_seconds is None else started + max_seconds
-        candidates += _random_greedy(spec, rng, deadline)
-    best = min(candidates, key=lambda pairs: pairwise_macs(spec, pairs))
-    return _order_for_memory(spec, best)
+    if planner.startswith("cotengra:"):
+        return order_for_memory(spec, path_from_cotengra(spec, planner.partition(":")[2]))
+    search = _Search(spec, timing, seed)
+    if planner == "greedy":
+        return order_for_memory(spec, search.greedy)
+    if planner == "optimal":
+        return order_for_memory(spec, search.optimal())
+    if planner != "auto":
+        return order_for_memory(spec, search.cheapest(search.by_name(planner)))
+    if not timing.pays_to_compile(pairwise_macs(spec, search.greedy)):
+        return order_for_memory(spec, search.greedy)
+    return order_for_memory(spec, search.cheapest(search.polished(search.by_portfolio())))
 
 
-def result_indices(spec: ContractionSpec, pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
-    """Return the index sets of all operands, first inputs (as consumed), then the results of the steps.
+class _Search:
+    """The simplified network, and the greedy order that every other is compared with."""
 
-    An index of an input that no other operand and not the output carries is summed before use and
-    left out; a repeated one stands once.
-    """
-    carriers = [0] * len(spec.sizes)  # live operands, and the output, that carry the index
-    for indices in (*spec.inputs, spec.output):
-        for i in set(indices):
-            carriers[i] += 1
-    sets = [tuple(i for i in dict.fromkeys(indices) if carriers[i] > 1) for indices in spec.inputs]
-    for a, b in pairs:
-        for i in (*sets[a], *sets[b]):
-            carriers[i] -= 1
-        result = tuple(i for i in dict.fromkeys(sets[a] + sets[b]) if carriers[i] > 0)
-        for i in result:
-            carriers[i] += 1
-        sets.append(result)
-    return sets
+    def __init__(self, spec: ContractionSpec, timing: Timing, seed: int) -> None:
+        self._spec = spec
+        self._sizes = [max(size, 1) for size in spec.sizes]  # of an empty axis every cost would be 0
+        self._timing = timing
+        self._seed = seed
+        self._simplified: Simplified = simplify(spec)
+        self._greedy_trees = [self._greedy_tree(part) for part in self._simplified.components]
+        self.greedy = self._assemble(self._greedy_trees)
 
+    def _greedy_tree(self, part: Component) -> Sequence[Pair]:
+        if len(part.nodes) <= _MOST_OPERANDS_IN_PYTHON:
+            return small_tree(part.legs, part.output, self._sizes, seed=0)  # one greedy order, whatever the seed
+        from tnet.contraction.planners.greedy import random_greedy
 
-def pairwise_macs(spec: ContractionSpec, pairs: Sequence[Pair], sizes: Sequence[int] | None = None) -> int:
-    """Return the multiply-adds of all steps: for each, the product of the sizes of all its indices."""
-    sizes = spec.sizes if sizes is None else sizes
-    sets = result_indices(spec, pairs)
-    return sum(size_of(tuple(set(sets[a]) | set(sets[b])), sizes) for a, b in pairs)
+        network = planning_network(part.legs, part.output, self._sizes)
+        return _as_pairs(random_greedy(network, seed=0, n_trials=2, deadline=self._timing.ceiling))
 
+    def _assemble(self, trees: Sequence[Sequence[Pair]]) -> tuple[Pair, ...]:
+        """Return the whole order of the steps of simplification, one tree for each component, and their joins."""
+        pairs = list(self._simplified.pairs)
+        results = []
+        for part, tree in zip(self._simplified.components, trees, strict=True):
+            node_of = list(part.nodes)
+            for a, b in tree:
+                first, second = node_of[a], node_of[b]
+                pairs.append((min(first, second), max(first, second)))
+                node_of.append(len(self._spec.inputs) + len(pairs) - 1)
+            results.append(node_of[-1])
+        n_nodes = len(self._spec.inputs) + len(pairs)
+        return (*pairs, *join_components(self._simplified.components, results, self._sizes, n_nodes))
 
-def linear_path(pairs: Sequence[Pair], n_inputs: int) -> list[tuple[int, ...]]:
-    """Return the path in opt_einsum's form: positions in a list from which operands are popped."""
-    if n_inputs == 1:
-        return [(0,)]
-    alive = list(range(n_inputs))
-    path: list[tuple[int, ...]] = []
-    for step, pair in enumerate(pairs):
-        positions = sorted(alive.index(operand) for operand in pair)
-        for position in reversed(positions):
-            alive.pop(position)
-        alive.append(n_inputs + step)
-        path.append(tuple(positions))
-    return path
+    def cheapest(self, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        """Return the order given, or the greedy one where that costs less."""
+        return min(self.greedy, pairs, key=lambda order: pairwise_macs(self._spec, order, self._sizes))
 
+    def optimal(self) -> tuple[Pair, ...]:
+        """Return the best order over all trees, or for more than 16 operands over those of connected subsets."""
+        from tnet.contraction.planners.optimal import optimal
+        from tnet.contraction.planners.trees import log2_macs
 
-def pairs_of_linear_path(path: Sequence[Sequence[int]], n_inputs: int) -> tuple[Pair, ...]:
-    """Return the pairwise steps of a path in opt_einsum's form; n-ary steps go left to right.
+        spec, most = self._spec, self._timing.max_seconds
+        network = planning_network(spec.inputs, spec.output, self._sizes)
+        deadline = self._timing.started + (_MOST_SECONDS_OF_OPTIMAL if most is None else most)
+        tree = optimal(
+            network,
+            log2_cost_cap=log2_macs(network, _as_array(self.greedy)) + 1e-6,
+            search_outer=len(spec.inputs) <= _MOST_WITH_OUTER_PRODUCTS,
+            deadline=deadline,
+        )
+        if tree is None:
+            allowed = f"{_MOST_SECONDS_OF_OPTIMAL:.0f} s" if most is None else f"max_planning_seconds={most}"
+            raise InputError(
+                f"planner='optimal' cannot search all orders of {len(spec.inputs)} operands within {allowed} and "
+                "2**20 connected subsets; use planner='auto'."
+            )
+        return self.cheapest(_as_pairs(tree))
 
-    Raises
-    ------
-    InputError
-        The path does not contract ``n_inputs`` operands to one.
-    """
-    try:
-        return _pairs_of_path(path, n_inputs)
-    except (IndexError, TypeError, ValueError) as error:
-        raise InputError(f"the path {list(path)!r} does not contract {n_inputs} operands to one.") from error
+    def by_name(self, planner: str) -> tuple[Pair, ...]:
+        """Return the order that one planner finds for the components."""
+        from tnet.contraction.planners.choices import TREES
 
-
-def _pairs_of_path(path: Sequence[Sequence[int]], n_inputs: int) -> tuple[Pair, ...]:
-    alive = list(range(n_inputs))
-    pairs: list[Pair] = []
-    for positions in path:
-        if len(set(positions)) != len(positions) or any(p < 0 for p in positions):
-            raise ValueError("positions repeat or are negative")
-        taken = [alive[position] for position in positions]
-        for position in sorted(positions, reverse=True):
-            alive.pop(position)
-        result = taken[0]
-        for other in taken[1:]:
-            pairs.append((min(result, other), max(result, other)))
-            result = n_inputs + len(pairs) - 1
-        alive.append(result)
-    if len(alive) != 1:
-        raise ValueError("operands are left over")
-    return tuple(pairs)
-
-
-def _search_problem(spec: ContractionSpec) -> tuple[list[frozenset[int]], frozenset[int], dict[int, int]]:
-    # Integer labels: sets of strings iterate in an order that changes with the process's hash seed.
-    inputs = [frozenset(indices) for indices in spec.inputs]
-    # An empty axis makes every cost 0 and the search blind; plan as if it had one entry.
-    return inputs, frozenset(spec.output), {i: max(n, 1) for i, n in enumerate(spec.sizes)}
-
-
-def _greedy(spec: ContractionSpec) -> Sequence[Sequence[int]]:
-    return list(opt_einsum.paths.greedy(*_search_problem(spec)))  # pyright: ignore[reportArgumentType]
-
-
-def _small_network_search(spec: ContractionSpec) -> Sequence[Sequence[int]]:
-    return list(opt_einsum.paths.auto(*_search_problem(spec)))  # pyright: ignore[reportArgumentType]
-
-
-def _optimal(spec: ContractionSpec) -> Sequence[Sequence[int]]:
-    search = opt_einsum.DynamicProgramming(minimize="flops", search_outer=True)
-    return list(search(*_search_problem(spec)))  # pyright: ignore[reportArgumentType]
-
-
-def _check_optimal_is_affordable(n: int, max_seconds: float | None) -> None:
-    expected = 3.0**n * _SECONDS_A_SUBSET_PAIR
-    if n > _MOST_OPTIMAL_INPUTS or (max_seconds is not None and expected > max(max_seconds, 0.01)):
-        raise InputError(
-            f"planner='optimal' on {n} operands may take {expected:.2g} s (allowed: "
-            f"{_MOST_OPTIMAL_INPUTS} operands, max_planning_seconds={max_seconds}); "
-            "use planner='random-greedy'."
+        find = TREES[planner]
+        return self._component_by_component(
+            lambda part, tree, deadline: find(self._network(part), self._seed, deadline)
         )
 
+    def by_portfolio(self) -> tuple[Pair, ...]:
+        """Return the best order that all planners find for the components."""
+        from tnet.contraction.planners.portfolio import Budget, portfolio
+        from tnet.contraction.planners.trees import Tree, log2_macs
 
-def _random_greedy(
-    spec: ContractionSpec, rng: int | np.random.Generator | None, deadline: float
-) -> list[tuple[Pair, ...]]:
-    """Greedy searches with Boltzmann noise on the score, as in Gray and Kourtis (2021), section 4.1.
+        share = None if self._timing.max_seconds is not None else PLANNING_SHARE
+        log2_rate = 0.0 if share is None else math.log2(host_rates(self._timing.dtype).macs)
 
-    A pair costs ``size(ab) / alpha - alpha (size(a) + size(b))`` on a logarithmic scale; Gumbel noise
-    of temperature ``tau`` on it samples from the Boltzmann distribution.
-    """
-    noise = random.Random(int(np.random.default_rng(rng).integers(2**63)))
-    n = len(spec.inputs)
-    found = []
-    for _ in range(_RANDOM_TRIALS):
-        if time.perf_counter() > deadline:
-            break
-        alpha = noise.uniform(0.1, 4.0)
-        tau = 10.0 ** noise.uniform(-3.0, 0.0)
+        def find(part: Component, tree: Sequence[Pair], deadline: float) -> Tree:
+            network = self._network(part)
+            now = time.perf_counter()
+            start = Tree(_as_array(tree), log2_macs(network, _as_array(tree)))
+            budget = Budget(now, max(deadline - now, 0.0), share, _LEAST_SECONDS, log2_rate - part.log2_scale)
+            return portfolio(network, seed=self._seed, budget=budget, start=start)
 
-        def cost(size12: int, size1: int, size2: int, *_: int, alpha: float = alpha, tau: float = tau) -> float:
-            score = size12 / alpha - alpha * (size1 + size2)
-            gumbel = -math.log(-math.log(noise.uniform(1e-300, 1.0 - 1e-16)))
-            return math.copysign(math.log1p(abs(score)), score) - tau * gumbel
+        return self._component_by_component(find)
 
-        problem = _search_problem(spec)
-        path = opt_einsum.paths.greedy(*problem, cost_fn=cost)  # pyright: ignore[reportArgumentType]
-        found.append(_pairs_of_path(list(path), n))
-    return found
+    def polished(self, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        """Return the order with its small subtrees optimised, those of the simplification included."""
+        from tnet.contraction.planners.reconfigure import reconfigure
+
+        spec = self._spec
+        network = planning_network(spec.inputs, spec.output, self._sizes)
+        deadline = max(self._timing.ceiling, time.perf_counter() + 0.02)
+        tree = reconfigure(network, _as_array(pairs), seed=self._seed, max_rounds=4, deadline=deadline)
+        return _as_pairs(tree)
+
+    def _network(self, part: Component) -> PlanningNetwork:
+        return planning_network(part.legs, part.output, self._sizes)
+
+    def _component_by_component(self, find: Callable[[Component, Sequence[Pair], float], Tree]) -> tuple[Pair, ...]:
+        """Plan the costliest component first, each with a part of the time left in proportion to its operands."""
+        parts = self._simplified.components
+        trees: list[Sequence[Pair]] = list(self._greedy_trees)
+        order = sorted(range(len(parts)), key=lambda k: (-len(parts[k].nodes), k))
+        n_left = sum(len(part.nodes) for part in parts)
+        for k in order:
+            n = len(parts[k].nodes)
+            now = time.perf_counter()
+            if n > 2 and now < self._timing.ceiling:
+                trees[k] = _as_pairs(find(parts[k], trees[k], now + (self._timing.ceiling - now) * n / n_left))
+            n_left -= n
+        return self._assemble(trees)
 
 
-def _order_for_memory(spec: ContractionSpec, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Evaluate first, at each node, the child whose evaluation needs more beyond its own result.
+def _as_array(pairs: Sequence[Pair]) -> np.ndarray:
+    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
-    This order minimises the peak of the live intermediates over all depth-first orders of the tree
-    (Sethi and Ullman 1970, with sizes instead of registers).
-    """
-    n = len(spec.inputs)
-    sets = result_indices(spec, pairs)
-    held = [0] * n + [size_of(sets[n + k], spec.sizes) for k in range(len(pairs))]  # inputs are the caller's
-    peak = list(held)
-    first: dict[int, Pair] = {}
-    for k, (a, b) in enumerate(pairs):
-        if peak[b] - held[b] > peak[a] - held[a]:
-            a, b = b, a
-        first[n + k] = (a, b)
-        peak[n + k] = max(peak[a], held[a] + peak[b], held[a] + held[b] + held[n + k])
-    order: list[int] = []
-    stack: list[tuple[int, bool]] = [(n + len(pairs) - 1, False)]
-    while stack:
-        node, ready = stack.pop()
-        if node < n:
-            continue
-        if ready:
-            order.append(node)
-            continue
-        a, b = first[node]
-        stack += [(node, True), (b, False), (a, False)]
-    renamed = {k: k for k in range(n)} | {node: n + k for k, node in enumerate(order)}
-    steps = [sorted(renamed[operand] for operand in pairs[node - n]) for node in order]
-    return tuple((a, b) for a, b in steps)
+
+def _as_pairs(tree: Tree) -> tuple[Pair, ...]:
+    return tuple((min(a, b), max(a, b)) for a, b in tree.pairs.tolist())
