@@ -26,6 +26,7 @@ _MOST_WITH_OUTER_PRODUCTS = 20  # 3**20 / 2 pairs of subsets take some seconds
 _MOST_OPERANDS = 64  # of a component: a subset is one word
 _MOST_SUBSETS = 1 << 20
 _WORK_A_PIECE = 1 << 23  # pairs of subsets between two looks at the clock, 10 to 50 ms
+_TESTS_A_PIECE = 1 << 20  # the same where every pair is looked up
 _LOG2_STEP_OF_CAP = 2.0
 _TOLERANCE = 1e-9  # relative, on a cost that equals the cap
 
@@ -359,7 +360,7 @@ def _by_levels(network: PlanningNetwork, search: _Search, cap: float, deadline: 
     _start_levels(network.legs, search)
     cap += _TOLERANCE
     while True:
-        status = _raise_levels(network.legs, network.output, network.log2_sizes, search, cap, _WORK_A_PIECE)
+        status = _raise_levels(network.legs, network.output, network.log2_sizes, search, cap, _TESTS_A_PIECE)
         if status == _FULL and len(search.subset) < _MOST_SUBSETS:
             search = _larger_search(network, search)
         elif status != _RUNNING:
