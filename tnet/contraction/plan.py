@@ -519,6 +519,12 @@ class ContractionPlan:
         shown = ", ".join(f"{self.spec.labels[i]} in {parts}" for i, parts in self.splits[:5])
         return shown + (", ..." if len(self.splits) > 5 else "")
 
+    def plot(self) -> Any:
+        """Draw tree, cost and memory of the steps: :func:`tnet.plot.plan`, which takes Axes."""
+        from tnet.plot import plan
+
+        return plan(self)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON; the file appears whole or not at all."""
         write_plan(self, path)

@@ -1,12 +1,14 @@
 """Pictures of results, as functions of the results, and one static HTML report.
 
-Every figure takes ``ax=`` and returns the Axes. matplotlib (extra ``plot``) is imported on the first call.
+Every figure takes ``ax=`` and returns the Axes; that of a plan has three. matplotlib (extra ``plot``) is imported on
+the first call.
 """
 
 from __future__ import annotations
 
 from tnet.plot.compression import allocation, quality, sensitivity
+from tnet.plot.contraction import plan
 from tnet.plot.decomposition import history, rank_selection, spectrum
 from tnet.plot.html_report import report
 
-__all__ = ["allocation", "history", "quality", "rank_selection", "report", "sensitivity", "spectrum"]
+__all__ = ["allocation", "history", "plan", "quality", "rank_selection", "report", "sensitivity", "spectrum"]
