@@ -14,6 +14,7 @@ import numpy as np
 
 from tnet.arrays import Array, as_array, device_kind, dtype_name, library_name, total_size
 from tnet.arrays.operations import operations
+from tnet.contraction.cost_model import program_seconds
 from tnet.contraction.dtypes import DtypePlan, dtype_plan
 from tnet.contraction.execute import Runner, bind, common_namespace, make_runner
 from tnet.contraction.folding import FoldedPlan, batch_spec, fold
@@ -146,9 +147,7 @@ class ContractionPlan:
     def _program(self) -> Program:
         return self._program_for(self.dtypes, self.layouts)
 
-    def _program_for(
-        self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, on_host: bool = True
-    ) -> Program:
+    def _program_for(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, on_host: bool = True) -> Program:
         """Return the program of a slice; on the host with kernels in place of matrix products, where they fit."""
         if on_host:
             program = self._lowered(dtypes, layouts, kernels=True)
@@ -219,17 +218,10 @@ class ContractionPlan:
     def predicted_seconds(self) -> float:
         """Seconds that a call takes on this host, by NumPy.
 
-        Multiply-adds, copied bytes and steps, each at the rate of this host; the rates are measured once
-        a process, at the first use, in about 20 ms. Narrow matrices run below the rate of the square ones
-        measured, so a contraction made of them takes longer than predicted.
+        Steps, multiply-adds, copies and elementwise work, each at a rate of this host that was measured for such
+        shapes: at the first use for a dtype, in about half a second, and kept in the user's cache folder.
         """
-        rates = host_rates(self.dtypes.compute)
-        item = self.dtypes.compute_itemsize
-        one = 0.0
-        for step in self._program.steps:
-            moved = (step.left.copied + step.right.copied + step.n_result) * item
-            one += step.macs / rates.macs + moved / rates.bytes + rates.step
-        return self.n_slices * one
+        return program_seconds(self._program, self.dtypes, self.n_slices, host_rates(self.dtypes.compute))
 
     def __call__(self, *arrays: Array) -> Array:
         """Contract arrays of the planned shapes.
@@ -507,6 +499,7 @@ class ContractionPlan:
             f" -> {self.spec.output_shape}",
             f"  macs      {self.macs:.3e} ({self.planner})",
             f"  peak      {format_bytes(self.peak_bytes)}, largest intermediate {largest} elements",
+            f"  time      {self.predicted_seconds:.3g} s predicted for this host",
             f"  slices    {self.n_slices}" + (f" ({self._show_splits()})" if self.splits else ""),
         ]
         for k, step in enumerate(self._program.steps[:_STEPS_SHOWN]):

@@ -1,0 +1,80 @@
+"""How long a program takes: its steps, multiply-adds and copies, each at the rate of this host for such shapes."""
+
+from __future__ import annotations
+
+import math
+
+from tnet.contraction.dtypes import DtypePlan
+from tnet.contraction.lowering import Operand, Program, Step
+from tnet.contraction.rates import Rates
+
+__all__ = ["program_seconds"]
+
+_IN_CACHE = 1 << 18  # elements of operands and result that a matrix product finds in the caches
+
+
+def program_seconds(program: Program, dtypes: DtypePlan, n_slices: int, rates: Rates) -> float:
+    """Return the predicted seconds of a call.
+
+    Parameters
+    ----------
+    program : Program
+    dtypes : DtypePlan
+    n_slices : int
+    rates : Rates
+    """
+    item = dtypes.compute_itemsize
+    once = sum(_step_seconds(step, program, dtypes, rates, item) for step in program.once)
+    body = sum(_step_seconds(step, program, dtypes, rates, item) for step in program.steps)
+    if program.single is not None:
+        body += rates.step + _operand_seconds(program.single, program, dtypes, rates)
+    if n_slices > 1:
+        size = math.prod(program.output_shape)
+        keys = sum(1 for _ in program.leaves)
+        body += 2 * rates.step + keys * rates.view + rates.times_seconds(64, size)
+    return rates.call + once + n_slices * body
+
+
+def _step_seconds(step: Step, program: Program, dtypes: DtypePlan, rates: Rates, item: int) -> float:
+    seconds = rates.step + sum(_operand_seconds(side, program, dtypes, rates) for side in (step.left, step.right))
+    if step.kept != step.raw:
+        seconds += rates.view
+    if not step.is_product:
+        run = step.raw[-1] if step.raw else 1
+        return seconds + rates.times_seconds(run, step.n_result)
+    if step.kernel is not None:
+        return seconds + _kernel_seconds(step, rates)
+    rows, columns = step.raw[-2:]
+    inner = step.left.shape[-1]
+    n_matrices = step.raw[0] if len(step.raw) == 3 else 1
+    seconds += n_matrices * rates.mac_seconds(rows, inner, columns)
+    if len(step.raw) == 3:
+        seconds += rates.stacked + n_matrices * rates.matrix
+    moved = item * (step.n_result + math.prod(step.left.shape) + math.prod(step.right.shape))
+    return seconds + rates.byte * max(0, moved - item * _IN_CACHE)
+
+
+def _kernel_seconds(step: Step, rates: Rates) -> float:
+    """Return the seconds of a kernel: multiply-adds of small products, and one pass over all three arrays."""
+    assert step.kernel is not None
+    entries = step.n_result + math.prod(step.left.shape) + math.prod(step.right.shape)
+    passes = rates.times_seconds(64, entries)
+    if step.kernel.packing is None:
+        return passes + rates.times_seconds(64, step.macs)
+    return passes + step.macs * rates.mac_seconds(64, 64, 64) / 64**3
+
+
+def _operand_seconds(operand: Operand, program: Program, dtypes: DtypePlan, rates: Rates) -> float:
+    seconds = rates.view if operand.permutation is not None else 0.0
+    if operand.source < len(program.leaves):
+        leaf = program.leaves[operand.source]
+        seconds += rates.view * (leaf.shape != operand.viewed)
+        if leaf.diagonals or leaf.summed:
+            seconds += 2 * rates.step + rates.copy_seconds(1 if leaf.diagonals else 64, leaf.n_taken)
+    if operand.copied:
+        axes = operand.permutation
+        run, k = 1, len(operand.viewed) - 1
+        while k >= 0 and (axes is None or axes[k] == k):
+            run, k = run * operand.viewed[k], k - 1
+        seconds += rates.view + rates.copy_seconds(run, operand.copied)
+    return seconds
