@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tnet.contraction.api import contract, plan
 from tnet.contraction.approximate import BoundaryContraction, contract_boundary
+from tnet.contraction.interop import from_cotengra, to_cotengra
 from tnet.contraction.plan import ContractionPlan
 from tnet.contraction.registration import register_with_opt_einsum
 from tnet.contraction.spec import ContractionSpec
@@ -18,6 +19,8 @@ __all__ = [
     "ContractionSpec",
     "contract",
     "contract_boundary",
+    "from_cotengra",
     "plan",
     "register_with_opt_einsum",
+    "to_cotengra",
 ]
