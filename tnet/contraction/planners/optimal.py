@@ -32,7 +32,7 @@ _TOLERANCE = 1e-9  # relative, on a cost that equals the cap
 
 # Counters of the search through levels: subsets of `level` operands are made of `part` and `level - part`.
 _LEVEL, _PART, _FIRST, _N_SUBSETS = range(4)
-_RUNNING, _FOUND, _NONE, _FULL = range(4)
+_RUNNING, _LEVEL_ENDED, _FOUND, _NONE, _FULL = range(5)
 
 
 def optimal(
@@ -363,6 +363,8 @@ def _by_levels(network: PlanningNetwork, search: _Search, cap: float, deadline: 
         status = _raise_levels(network.legs, network.output, network.log2_sizes, search, cap, _TESTS_A_PIECE)
         if status == _FULL and len(search.subset) < _MOST_SUBSETS:
             search = _larger_search(network, search)
+        elif status == _LEVEL_ENDED:
+            _sort_last_level(search)
         elif status != _RUNNING:
             return status, search
         if time.perf_counter() > deadline:
@@ -422,10 +424,10 @@ def _raise_levels(legs: Any, output: Any, log2_sizes: Any, search: Any, log2_cap
         counters[_PART] += 1
         if 2 * counters[_PART] > level:
             first[level + 1] = counters[_N_SUBSETS]
-            _sort_level(search, first[level], first[level + 1])
-            search.slots[:] = -1
             counters[_LEVEL] += 1
             counters[_PART] = 1
+            counters[_FIRST] = 0
+            return _LEVEL_ENDED
         counters[_FIRST] = first[counters[_PART]]
     return _FOUND if first[n + 1] > first[n] else _NONE
 
@@ -529,14 +531,13 @@ def _enter_level(search: Any) -> None:
         search.slots[_slot_of(search, search.subset[k])] = k
 
 
-@jit
-def _sort_level(search: Any, start: int, stop: int) -> None:
+def _sort_last_level(search: _Search) -> None:
+    level = search.counters[_LEVEL] - 1
+    start, stop = search.first_of_level[level], search.first_of_level[level + 1]
     order = start + np.argsort(search.subset[start:stop])
-    search.subset[start:stop] = search.subset[order]
-    search.cost[start:stop] = search.cost[order]
-    search.neighbours[start:stop] = search.neighbours[order]
-    search.parts[start:stop] = search.parts[order]
-    search.legs[start:stop] = search.legs[order]
+    for column in search[:5]:
+        column[start:stop] = column[order]
+    search.slots[:] = -1
 
 
 @jit
