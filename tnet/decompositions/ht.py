@@ -14,7 +14,7 @@ from tnet.arrays import Array, adjoint, array_namespace, mode_product, squared_n
 from tnet.decompositions.preparation import prepare, rescaled
 from tnet.decompositions.residual import error_after_rounding, exact_error
 from tnet.decompositions.sthosvd import leading_factor, sthosvd
-from tnet.decompositions.truncated_basis import error_floor, resolve_method
+from tnet.decompositions.truncated_basis import resolve_method, with_true_error
 from tnet.formats import HierarchicalTucker
 from tnet.formats.hierarchical_tucker import DimensionTree, TreeNode, balanced_tree, checked_tree, tree_nodes
 from tnet.options import Truncation, check_rank_or_rtol
@@ -98,13 +98,13 @@ def ht(
     checked = balanced_tree(len(shape)) if tree is None else checked_tree(tree, len(shape))
     ranks = None if rank is None else bounded_ranks(rank, node_limits(shape, checked), "node")
     method = resolve_method("auto", rtol, array)
-    tensor, error = _truncated(array, squared_norm_x, checked, ranks, rtol, method)
-    if squared_norm_x > 0 and error < error_floor(method, array):
-        error = exact_error(array, tensor, squared_norm_x)
-        if rtol is not None and error > rtol and method == "auto":
-            # The Gram matrices did not see all that they cut.
-            tensor, _ = _truncated(array, squared_norm_x, checked, ranks, rtol, "tsqr")
-            error = exact_error(array, tensor, squared_norm_x)
+    tensor, error = with_true_error(
+        lambda method: _truncated(array, squared_norm_x, checked, ranks, rtol, method),
+        lambda tensor: exact_error(array, tensor, squared_norm_x),
+        method,
+        rtol,
+        array,
+    )
     d = len(shape)
     parts = rescaled([tensor.transfers[0], *tensor.factors, *tensor.transfers[1:]], 0, prepared)
     tensor = HierarchicalTucker(tuple(parts[1 : d + 1]), (parts[0], *parts[d + 1 :]), checked)

@@ -22,7 +22,7 @@ from tnet.arrays import (
 from tnet.decompositions.preparation import Prepared
 from tnet.decompositions.residual import exact_error
 from tnet.decompositions.sthosvd import Projected, leading_factor, mode_gram, sthosvd
-from tnet.decompositions.truncated_basis import Basis, error_floor, resolve_method
+from tnet.decompositions.truncated_basis import Basis, resolve_method, with_true_error
 from tnet.decompositions.tt import train_of
 from tnet.formats import TensorRing
 from tnet.options import Truncation
@@ -84,14 +84,15 @@ def ring_svd(x: Array, squared_norm_x: float, ranks: tuple[int, ...] | None, rto
     if x.ndim == 1:
         return Ring((xp.reshape(x, (1, -1, 1)),), 0, 0.0)
     method = resolve_method("auto", rtol, x)
-    found = _found(x, squared_norm_x, ranks, rtol, method)
-    if squared_norm_x > 0 and found.error < error_floor(method, x):
-        found = found._replace(error=exact_error(x, TensorRing(found.cores), squared_norm_x))
-        if rtol is not None and found.error > rtol and method == "auto":
-            # The Gram matrices did not see all that they cut.
-            found = _found(x, squared_norm_x, ranks, rtol, "tsqr")
-            found = found._replace(error=exact_error(x, TensorRing(found.cores), squared_norm_x))
-    return found
+
+    def build(method: str) -> tuple[Ring, float]:
+        ring = _found(x, squared_norm_x, ranks, rtol, method)
+        return ring, ring.error
+
+    ring, error = with_true_error(
+        build, lambda ring: exact_error(x, TensorRing(ring.cores), squared_norm_x), method, rtol, x
+    )
+    return ring._replace(error=error)
 
 
 def _found(x: Array, squared_norm_x: float, ranks: tuple[int, ...] | None, rtol: float | None, method: str) -> Ring:

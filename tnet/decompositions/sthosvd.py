@@ -23,9 +23,9 @@ from tnet.decompositions.residual import DIFFERENCE_FLOOR, exact_error
 from tnet.decompositions.truncated_basis import (
     Basis,
     basis_from_gram,
-    error_floor,
     leading_basis,
     resolve_method,
+    with_true_error,
 )
 from tnet.formats import TuckerTensor
 from tnet.options import Truncation
@@ -88,23 +88,22 @@ def sthosvd(
     -----
     The parts discarded at each mode are orthogonal to each other: their squared norms add up to that of the error.
     """
+
+    def build(method: str) -> tuple[TuckerTensor, float]:
+        budget = ErrorBudget(ranks, rtol, squared_norm_x, x.ndim)
+        factors: dict[int, Array] = {}
+        Y, G = x, first_gram
+        for mode in order_of_modes(tuple(x.shape), ranks):
+            U, discarded = leading_factor(Y, mode, budget.truncation(mode), method, G)
+            budget.spend(discarded)
+            Y = mode_product(Y, adjoint(U), mode)
+            factors[mode], G = U, None
+        tensor = TuckerTensor(Y, tuple(factors[mode] for mode in range(x.ndim)))
+        return tensor, math.sqrt(budget.spent / squared_norm_x) if squared_norm_x > 0 else 0.0
+
     method = method or resolve_method("auto", rtol, x)
-    budget = ErrorBudget(ranks, rtol, squared_norm_x, x.ndim)
-    factors: dict[int, Array] = {}
-    Y, G = x, first_gram
-    for mode in order_of_modes(tuple(x.shape), ranks):
-        U, discarded = leading_factor(Y, mode, budget.truncation(mode), method, G)
-        budget.spend(discarded)
-        Y = mode_product(Y, adjoint(U), mode)
-        factors[mode], G = U, None
-    ordered = tuple(factors[mode] for mode in range(x.ndim))
-    error = math.sqrt(budget.spent / squared_norm_x) if squared_norm_x > 0 else 0.0
-    if squared_norm_x > 0 and error < error_floor(method, x):
-        error = exact_error(x, TuckerTensor(Y, ordered), squared_norm_x)
-        if rtol is not None and error > rtol and method == "auto":
-            # The Gram matrices did not see all that they cut.
-            return sthosvd(x, ranks, rtol, squared_norm_x, method="tsqr")
-    return Projected(Y, ordered, error)
+    found, error = with_true_error(build, lambda tensor: exact_error(x, tensor, squared_norm_x), method, rtol, x)
+    return Projected(found.core, found.factors, error)
 
 
 def projection_error(x: Array, core: Array, factors: Sequence[Array], squared_norm_x: float) -> float:

@@ -18,7 +18,7 @@ from tnet.arrays import (
 )
 from tnet.decompositions.slabs import WHOLE_COPIES, Allowance, Slab, SlabbedArray, gram_bytes, residual_error
 from tnet.decompositions.sthosvd import Projected, leading_factor, mode_gram, order_of_modes
-from tnet.decompositions.truncated_basis import Basis, basis_from_gram, error_floor, resolve_method
+from tnet.decompositions.truncated_basis import Basis, basis_from_gram, resolve_method, with_true_error
 from tnet.formats import TuckerTensor
 from tnet.options import Truncation
 
@@ -60,24 +60,26 @@ def sthosvd_by_slabs(
     is left fits in half of the allowance. Otherwise each further mode takes one more pass, in which the slabs are
     projected as they are read, until it fits.
     """
+
+    def build(method: str) -> tuple[TuckerTensor, float]:
+        order = order_of_modes(source.shape, ranks)
+        budget = ErrorBudget(ranks, rtol, norm2, len(source.shape))
+        factors: dict[int, Array] = {}
+        rest = _Rest(source, allowance)
+        for mode in order:
+            U, discarded = rest.leading_factor(mode, budget.truncation(mode), method)
+            budget.spend(discarded)
+            factors[mode] = U
+            rest.project(mode, U)
+        tensor = TuckerTensor(rest.in_memory(), tuple(factors[mode] for mode in range(len(order))))
+        return tensor, math.sqrt(budget.spent / norm2) if norm2 > 0 else 0.0
+
+    def residual(tensor: TuckerTensor) -> float:
+        return tucker_residual(source, tensor.core, tensor.factors, norm2, allowance) if norm2 > 0 else 0.0
+
     method = method or resolve_method("auto", rtol, source.like)
-    order = order_of_modes(source.shape, ranks)
-    budget = ErrorBudget(ranks, rtol, norm2, len(source.shape))
-    factors: dict[int, Array] = {}
-    rest = _Rest(source, allowance)
-    for mode in order:
-        U, discarded = rest.leading_factor(mode, budget.truncation(mode), method)
-        budget.spend(discarded)
-        factors[mode] = U
-        rest.project(mode, U)
-    core = rest.in_memory()
-    ordered = tuple(factors[mode] for mode in range(len(order)))
-    error = math.sqrt(budget.spent / norm2) if norm2 > 0 else 0.0
-    if norm2 > 0 and error < error_floor(method, source.like):
-        error = tucker_residual(source, core, ordered, norm2, allowance)
-        if rtol is not None and error > rtol and method == "auto":
-            return sthosvd_by_slabs(source, ranks, rtol, norm2, allowance, "tsqr")
-    return Projected(core, ordered, error)
+    found, error = with_true_error(build, residual, method, rtol, source.like)
+    return Projected(found.core, found.factors, error)
 
 
 def tucker_residual(

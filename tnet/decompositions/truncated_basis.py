@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
 
 from tnet.arrays import (
     Array,
@@ -27,7 +28,10 @@ __all__ = [
     "is_double",
     "leading_basis",
     "resolve_method",
+    "with_true_error",
 ]
+
+T = TypeVar("T")
 
 Method = Literal["auto", "gram", "tsqr", "svd"]
 METHODS = ("auto", "gram", "tsqr", "svd")
@@ -64,6 +68,29 @@ def error_floor(method: str, x: Array) -> float:
     """Return the relative error below which the sum of discarded squares is roundoff."""
     eps = float(array_namespace(x).finfo(x.dtype).eps)
     return 100 * eps if method in ("tsqr", "svd") or not is_double(x) else 10 * GRAM_RESOLUTION
+
+
+def with_true_error(
+    build: Callable[[str], tuple[T, float]],
+    residual: Callable[[T], float],
+    method: str,
+    rtol: float | None,
+    like: Array,
+) -> tuple[T, float]:
+    """Return what ``build(method)`` makes, and its relative error.
+
+    ``build`` also returns the error, as far as what was discarded tells it; where that is roundoff in the dtype of
+    ``like``, ``residual`` gives it exactly. If it then exceeds ``rtol``, the Gram matrices of "auto" did not see all
+    that they cut, and everything is built again by TSQR.
+    """
+    found, error = build(method)
+    if error >= error_floor(method, like):
+        return found, error
+    error = residual(found)
+    if rtol is not None and error > rtol and method == "auto":
+        found, _ = build("tsqr")
+        error = residual(found)
+    return found, error
 
 
 def leading_basis(Y: Array, truncation: Truncation, method: str, G: Array | None = None) -> Basis:

@@ -21,8 +21,8 @@ from tnet.decompositions.slabs import WHOLE_COPIES, Allowance, SlabbedArray, gra
 from tnet.decompositions.truncated_basis import (
     Basis,
     basis_from_gram,
-    error_floor,
     leading_basis,
+    with_true_error,
 )
 from tnet.formats import TensorTrain
 from tnet.options import Truncation
@@ -75,24 +75,25 @@ def train_by_slabs(
     projection, if what is left fits in half of the allowance; else one more for each further bond until it fits.
     """
     d = len(source.shape)
-    like = source.like
-    budget = ErrorBudget(ranks, rtol, norm2, d - 1)
-    rest = _Rest(source, allowance, rightwards)
-    cores: list[Array] = []
-    for step in range(d - 1):
-        bond = step if rightwards else d - 2 - step
-        U, discarded = rest.leading_basis(budget.truncation(bond), method)
-        budget.spend(discarded)
-        cores.append(rest.core_of(U))
-        rest.project(U)
-    cores.append(rest.last_core())
-    error = math.sqrt(budget.spent / norm2) if norm2 > 0 else 0.0
-    ordered = cores if rightwards else cores[::-1]
-    if norm2 > 0 and d > 1 and error < error_floor(method, like):
-        error = train_residual(source, ordered, norm2, allowance)
-        if rtol is not None and error > rtol and method == "auto":
-            return train_by_slabs(source, ranks, rtol, norm2, allowance, "tsqr", rightwards=rightwards)
-    return Train(ordered, d - 1 if rightwards else 0, error)
+
+    def build(method: str) -> tuple[list[Array], float]:
+        budget = ErrorBudget(ranks, rtol, norm2, d - 1)
+        rest = _Rest(source, allowance, rightwards)
+        cores: list[Array] = []
+        for step in range(d - 1):
+            bond = step if rightwards else d - 2 - step
+            U, discarded = rest.leading_basis(budget.truncation(bond), method)
+            budget.spend(discarded)
+            cores.append(rest.core_of(U))
+            rest.project(U)
+        cores.append(rest.last_core())
+        return cores if rightwards else cores[::-1], math.sqrt(budget.spent / norm2) if norm2 > 0 else 0.0
+
+    def residual(cores: list[Array]) -> float:
+        return train_residual(source, cores, norm2, allowance) if d > 1 and norm2 > 0 else 0.0
+
+    cores, error = with_true_error(build, residual, method, rtol, source.like)
+    return Train(cores, d - 1 if rightwards else 0, error)
 
 
 def train_residual(source: SlabbedArray, cores: Sequence[Array], norm2: float, allowance: Allowance) -> float:
