@@ -99,6 +99,7 @@ def _sweeps(
             start = "plain"
         elif spans is not None and spans.due():
             start = "refined"
+            solver.begin(swept.factors)  # lets go of its intermediate
             refined, reached = _refined(run, spans, swept, last, ridge)
             solver.begin(refined)
         else:
