@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from tnet.arrays import Array, array_namespace, from_numpy_like, qr, to_numpy
+from tnet.arrays import Array, array_namespace, from_numpy_like, to_numpy
 from tnet.contraction.approximate.sites import Labelled, Site
 
 __all__ = ["balanced"]
@@ -48,12 +48,9 @@ def _balanced_pair(upper: Site, lower: Site, label: Hashable) -> tuple[Site, Sit
     if a is None or b is None:  # an index of several tensors of one site
         return upper, lower
     above, below = upper.tensors[a], lower.tensors[b]
-    xp = array_namespace(above.array)
     A, B = _with_last(above, label), _with_last(below, label)
-    n = A.shape[-1]
-    _, R = qr(xp.reshape(A, (-1, n)))
-    _, L = qr(xp.reshape(B, (-1, n)))
-    R, L = to_numpy(R), to_numpy(L)
+    n = int(A.shape[-1])
+    R, L = (np.linalg.qr(to_numpy(x).reshape(-1, n), mode="r") for x in (A, B))
     U, values, Vh = np.linalg.svd(R @ L.T, full_matrices=False)
     if len(values) < n or values[-1] <= np.finfo(values.dtype).eps * n * values[0]:
         return upper, lower

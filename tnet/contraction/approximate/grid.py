@@ -11,15 +11,15 @@ from tnet.algebra.gram_rounding import in_range
 from tnet.arrays import (
     array_namespace,
     astype,
+    check_finite,
     compute_dtype,
     from_numpy_like,
     reduce_single,
     require_floating,
-    squared_norm,
 )
 from tnet.contraction.approximate.arrangement import Arrangement
 from tnet.contraction.approximate.sites import Labelled, Site, labelled, merged
-from tnet.errors import ShapeError
+from tnet.errors import InputError, ShapeError
 from tnet.formats import TensorNetwork
 
 __all__ = ["Grid", "grid_of", "transposed"]
@@ -84,8 +84,11 @@ def _prepared(network: TensorNetwork) -> tuple[list[Labelled], int]:
     found: list[Labelled] = []
     total = 0
     for k, (tensor, labels) in enumerate(zip(network.tensors, network.indices, strict=True)):
-        squared_norm(tensor, f"tensors[{k}]")  # not finite where an entry is not
-        array, exponent = in_range(astype(tensor, dtype))
+        try:
+            array, exponent = in_range(astype(tensor, dtype))
+        except InputError:
+            check_finite(tensor, f"tensors[{k}]")  # names the tensor to blame
+            raise
         total += exponent
         array, once = labelled(array, labels)
         shared = tuple(label for label in once if uses[label] > 1)
