@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -36,7 +36,9 @@ from tnet.contraction.spec import (
 )
 from tnet.errors import BackendError, InputError, ShapeError
 from tnet.formats import TensorNetwork
-from tnet.parallel import ExecutorLike
+
+if TYPE_CHECKING:
+    from tnet.parallel import ExecutorLike
 
 __all__ = ["contract", "plan"]
 

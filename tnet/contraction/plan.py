@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,9 @@ from tnet.contraction.scaling import Scaled, run_scaled
 from tnet.contraction.slicing import Split, choose_splits, sliced_program, sliced_sizes
 from tnet.contraction.spec import ContractionSpec, size_of
 from tnet.errors import BackendError, MemoryLimitError, ShapeError
-from tnet.parallel import ExecutorLike
+
+if TYPE_CHECKING:
+    from tnet.parallel import ExecutorLike
 
 __all__ = ["ContractionPlan", "layouts_of"]
 
