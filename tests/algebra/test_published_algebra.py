@@ -44,6 +44,7 @@ def test_sums_of_a_train_with_itself() -> None:
     ranks, n = (1, 3, 4, 2, 1), (5, 6, 4, 5)
     t = TensorTrain(tuple(rng.normal(size=(ranks[k], n[k], ranks[k + 1])) for k in range(4)))
     twice = add(t, t)
+    assert isinstance(twice, TensorTrain)
     assert twice.rank == (6, 8, 4)
     rounded = tnet.round(twice, rtol=1e-10)
     assert rounded.rank == t.rank

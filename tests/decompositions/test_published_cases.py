@@ -21,7 +21,7 @@ from tnet.options import Stopping
 LONG = Stopping(max_iter=1000, change=1e-12)
 
 
-def on_a_grid(f: Callable[..., np.ndarray], *axes: np.ndarray) -> np.ndarray:
+def on_a_grid(f: Callable[..., Any], *axes: np.ndarray) -> np.ndarray:
     return f(*np.meshgrid(*axes, indexing="ij"))
 
 
@@ -286,6 +286,7 @@ def test_a_random_system_of_three_modes() -> None:
     A = MatrixProductOperator(tuple(0.05 * rng.normal(size=(ranks[k], n[k], n[k], ranks[k + 1])) for k in range(3)))
     identity = MatrixProductOperator(tuple(np.eye(size)[None, :, :, None] for size in n))
     A = add(A, identity)
+    assert isinstance(A, MatrixProductOperator)
     truth = TensorTrain(tuple(rng.normal(size=(ranks[k], n[k], ranks[k + 1])) for k in range(3)))
     dense = A.to_dense() @ truth.to_dense().reshape(-1)
     b = tnet.tt(dense.reshape(n), rtol=1e-14).tensor

@@ -108,11 +108,11 @@ def cp(
 
     After ten sweeps each starts from factors that are further on. Where a tensor of R or 2 R entries a mode is much
     smaller than ``x``, they come from sweeps on the projection of ``x`` on the spans of the last factors [9]_. Such a
-    round takes ``R N`` to ``2 R N`` multiply-adds, memory for ``N R / n`` to ``2 N R / n`` numbers, and as many sweeps
-    as three of those over ``x`` are worth in time; it is not a sweep in the history. Where the model misses much of
-    ``x``, rounds gain little and are left out. There, and at large ranks, factors are extrapolated along the last
-    change. A start that does not lower the error is dropped, so that the history repeats an error now and then. The
-    starting SVDs take ``N sum(n_k)``.
+    round takes ``R N`` to ``2 R N`` multiply-adds, memory for ``N R / n`` to ``2 N R / n`` numbers, and as many
+    sweeps as three of those over ``x`` are worth in time; it is not a sweep in the history. Where the model misses
+    much of ``x``, rounds gain little and are left out. There, and at large ranks, factors are extrapolated along the
+    last change. A start that does not lower the error is dropped, so that the history repeats an error now and then.
+    The starting SVDs take ``N sum(n_k)``.
 
     A step of "nls" [4]_ takes ``2 N R``, or ``N R`` where it is refused, and up to 15 products with the Gauss-Newton
     matrix, which is never formed, of ``2 R^2 sum(n_k)`` each.
