@@ -50,7 +50,7 @@ def _balanced_pair(upper: Site, lower: Site, label: Hashable) -> tuple[Site, Sit
     above, below = upper.tensors[a], lower.tensors[b]
     A, B = _with_last(above, label), _with_last(below, label)
     n = int(A.shape[-1])
-    R, L = (np.linalg.qr(to_numpy(x).reshape(-1, n), mode="r") for x in (A, B))
+    R, L = _triangle(A), _triangle(B)
     U, values, Vh = np.linalg.svd(R @ L.T, full_matrices=False)
     if len(values) < n or values[-1] <= np.finfo(values.dtype).eps * n * values[0]:
         return upper, lower
@@ -60,6 +60,12 @@ def _balanced_pair(upper: Site, lower: Site, label: Hashable) -> tuple[Site, Sit
     upper = _replaced(upper, a, Labelled(A @ right, _label_last(above, label)))
     lower = _replaced(lower, b, Labelled(B @ left, _label_last(below, label)))
     return upper, lower
+
+
+def _triangle(A: Array) -> np.ndarray:
+    """Return the triangular factor of an array as a matrix with its last axis, on the host."""
+    _, R = np.linalg.qr(to_numpy(A).reshape(-1, A.shape[-1]))
+    return R
 
 
 def _holder(site: Site, label: Hashable) -> int | None:
