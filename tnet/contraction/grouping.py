@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from tnet.contraction.dtypes import dtype_plan
-from tnet.contraction.planning import result_indices
+from tnet.contraction.pairs import result_indices
 from tnet.contraction.slicing import Split, sliced_sizes
 from tnet.contraction.spec import ContractionSpec, size_of
 

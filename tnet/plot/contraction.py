@@ -90,7 +90,7 @@ def _new_axes() -> Sequence[Axes]:
 
 
 def _numbers(plan: ContractionPlan) -> _Steps:
-    from tnet.contraction.planning import result_indices
+    from tnet.contraction.pairs import result_indices
     from tnet.contraction.slicing import sliced_sizes
     from tnet.contraction.spec import size_of
 
