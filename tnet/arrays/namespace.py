@@ -117,6 +117,10 @@ def array_namespace(*arrays: Array) -> Namespace:
         raise BackendError("array_namespace: no array given; pass at least one.")
     kind = type(given[0])
     xp = _NAMESPACE_OF.get(kind) if all(type(x) is kind for x in given) else None
+    if xp is None and all(is_torch(x) for x in given):
+        import array_api_compat.torch as xp  # what the look-up below finds, but torch.compile can read this line
+
+        _NAMESPACE_OF[kind] = xp
     if xp is None:
         try:
             xp = array_api_compat.array_namespace(*given)

@@ -38,6 +38,8 @@ class Operations(NamedTuple):
         ``(x, dtype)`` in C order.
     copy : callable
         ``(x)`` in C order, never ``x`` itself.
+    array : callable
+        ``(x)``: the array that a reduction to a number should have given; NumPy gives a scalar.
     stride_of : callable or None
         ``(x)``: strides in any unit; None where the library does not tell.
     """
@@ -51,6 +53,7 @@ class Operations(NamedTuple):
     ordered: Function
     convert: Function
     copy: Function
+    array: Function
     stride_of: Function | None
 
 
@@ -68,6 +71,7 @@ def operations(x: Array) -> Operations:
             ordered=_numpy_ordered,
             convert=_numpy_convert,
             copy=_numpy_copy,
+            array=np.asarray,
             stride_of=_strides,
         )
     if library == "torch":
@@ -82,6 +86,7 @@ def operations(x: Array) -> Operations:
             ordered=torch.Tensor.contiguous,
             convert=_torch_convert,
             copy=_torch_copy,
+            array=_itself,
             stride_of=torch.Tensor.stride,
         )
     xp = array_namespace(x)
@@ -95,8 +100,13 @@ def operations(x: Array) -> Operations:
         ordered=xp.ascontiguousarray if library == "cupy" else xp.asarray,
         convert=_convert,
         copy=_copy,
+        array=_itself,
         stride_of=_strides if library == "cupy" else None,
     )
+
+
+def _itself(x: Array) -> Array:
+    return x
 
 
 def _strides(x: Array) -> tuple[int, ...]:

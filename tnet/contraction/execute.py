@@ -268,10 +268,10 @@ class _Binder:
                 return self._language.product
             same = len(step.left.shape) == len(step.right.shape)
             return self._language.stacked if same else self._language.spread
-        times, asarray = self._language.times, self._xp.asarray
+        times, array = self._language.times, self._language.array
         if step.raw:
             return times
-        return lambda x, y: asarray(times(x, y))  # NumPy's product of two numbers is a scalar, not an array
+        return lambda x, y: array(times(x, y))  # NumPy's product of two numbers is a scalar, not an array
 
     def _way(self, operand: Operand) -> tuple[Function | None, tuple[int, ...] | None, tuple[int, ...] | None]:
         """Return what to do with an operand: a function of an input, a permutation, a shape."""
@@ -323,8 +323,7 @@ class _Binder:
         if leaf.summed:
             if self._is_converted(source):
                 steps.append(lambda x: language.convert(x, dtype))
-            # asarray: NumPy returns a scalar, not an array, when every axis is summed.
-            steps.append(lambda x: xp.asarray(xp.sum(x, axis=leaf.summed, dtype=dtype)))
+            steps.append(lambda x: language.array(xp.sum(x, axis=leaf.summed, dtype=dtype)))
         if leaf.permutation is not None:
             axes = leaf.permutation
             steps.append(lambda x: language.permute(x, axes))

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from tnet.contraction.rates import host_rates
 from tnet.contraction.scaling import Scaled, run_scaled
 from tnet.contraction.slicing import Split, choose_splits, sliced_program, sliced_sizes
 from tnet.contraction.spec import ContractionSpec, size_of
+from tnet.contraction.tracing import contract_traced, is_traced
 from tnet.errors import BackendError, MemoryLimitError, ShapeError
 
 if TYPE_CHECKING:
@@ -39,10 +39,6 @@ _STEPS_SHOWN = 4
 _ALWAYS_FITS = 64 * 2**20  # below this, asking the system for its free memory costs more than it saves
 _LAYOUT_MATTERS = 1024  # elements below which a copy costs less than asking for the strides
 _MOST_KEPT = 32
-
-_shape = attrgetter("shape")
-_dtype = attrgetter("dtype")
-_device = attrgetter("device")
 
 
 class _Ready(NamedTuple):
@@ -68,7 +64,7 @@ def _ready(arrays: Sequence[Array], run: Runner, *, all_strides: bool) -> _Ready
         least = 0 if all_strides else _LAYOUT_MATTERS
         strides = [(k, stride_of(x)) for k, x in enumerate(arrays) if total_size(x.shape) >= least]
     devices = None if isinstance(arrays[0], np.ndarray) else [x.device for x in arrays]
-    return _Ready(tuple(map(type, arrays)), tuple(map(_dtype, arrays)), devices, strides, stride_of, run)
+    return _Ready(tuple(map(type, arrays)), tuple([x.dtype for x in arrays]), devices, strides, stride_of, run)
 
 
 def _checked(run: Runner, fresh: int) -> Runner:
@@ -254,7 +250,11 @@ class ContractionPlan:
         Every operation is one of the array library's, so torch records gradients through it.
         """
         try:
-            types, shapes, dtypes = tuple(map(type, arrays)), tuple(map(_shape, arrays)), tuple(map(_dtype, arrays))
+            types, shapes, dtypes = (
+                tuple(map(type, arrays)),
+                tuple([x.shape for x in arrays]),
+                tuple([x.dtype for x in arrays]),
+            )
         except AttributeError:  # lists and numbers become arrays first
             return self._unknown(arrays)(arrays)
         return self.runner(arrays, types, shapes, dtypes)(arrays)
@@ -436,7 +436,7 @@ class ContractionPlan:
                 types == ready.types
                 and shapes == self._shapes
                 and dtypes == ready.dtypes
-                and (ready.devices is None or list(map(_device, arrays)) == ready.devices)
+                and (ready.devices is None or [x.device for x in arrays] == ready.devices)
                 and (not ready.strides or ready.lies_as(arrays))
             ):
                 return ready.run
@@ -444,6 +444,10 @@ class ContractionPlan:
 
     def _unknown(self, arrays: Sequence[Array]) -> Runner:
         """Return the function for arrays of types not met before, or of none."""
+        if is_traced(arrays):
+            if tuple([tuple(x.shape) for x in arrays]) != self.spec.input_shapes:
+                self._refuse_shapes([x.shape for x in arrays])
+            return lambda operands: contract_traced(self.spec, self.pairs, self.splits, operands)
         plain = [as_array(x, f"operand {k}") for k, x in enumerate(arrays)]
         if any(a is not x for a, x in zip(plain, arrays, strict=True)):
             return lambda _: self(*plain)
@@ -464,7 +468,7 @@ class ContractionPlan:
 
     def _described(self, arrays: Sequence[Array]) -> tuple[Program, DtypePlan, int]:
         """Return the program for arrays like these, their dtypes, and the bytes that it needs at its peak."""
-        shapes = tuple(map(_shape, arrays))
+        shapes = tuple([x.shape for x in arrays])
         if shapes != self._shapes:
             self._refuse_shapes(shapes)
         common_namespace(arrays)
@@ -483,9 +487,10 @@ class ContractionPlan:
         return program, dtypes, needed
 
     def _refuse_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        if len(shapes) != len(self._shapes):
-            raise ShapeError(f"the plan has {len(self._shapes)} operands, but {len(shapes)} were given.")
-        for k, (given, planned) in enumerate(zip(shapes, self._shapes, strict=True)):
+        planned_shapes = self.spec.input_shapes
+        if len(shapes) != len(planned_shapes):
+            raise ShapeError(f"the plan has {len(planned_shapes)} operands, but {len(shapes)} were given.")
+        for k, (given, planned) in enumerate(zip(shapes, planned_shapes, strict=True)):
             if tuple(given) != planned:
                 raise ShapeError(
                     f"operand {k} has shape {tuple(given)}, but the plan was made for {planned}; plan again."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tnet.arrays import Array, Namespace, is_complex, is_torch
+from tnet.arrays.operations import operations
 from tnet.contraction.execute import Bound, Instruction
 from tnet.contraction.slicing import Split, slice_keys
 from tnet.contraction.spec import ContractionSpec
@@ -144,10 +145,10 @@ def _scaled(xp: Namespace, x: Array, exponent: int) -> Array:
     limit = 100 if str(x.dtype).rpartition(".")[2] in ("float32", "complex64") else 1000
     while exponent > limit or exponent < -limit:
         part = limit if exponent > 0 else -limit
-        x, exponent = x * 2.0**part, exponent - part
+        x, exponent = operations(x).array(x * 2.0**part), exponent - part
         if exponent < -8 * limit:
             return xp.zeros_like(x)  # far below the smallest number beside which it is added
-    return x * 2.0**exponent if exponent else x
+    return operations(x).array(x * 2.0**exponent) if exponent else x
 
 
 def _normalised(xp: Namespace, x: Array, shift: int) -> Scaled:
