@@ -22,11 +22,11 @@ from tnet.arrays import (
 )
 from tnet.contraction.dtypes import dtype_plan
 from tnet.contraction.execute import common_namespace
+from tnet.contraction.fitting import fit_into_memory
 from tnet.contraction.layout import Layout
 from tnet.contraction.memory import parse_bytes
 from tnet.contraction.plan import ContractionPlan, layouts_of
-from tnet.contraction.planning import Path, Timing, find_pairs, name_of_planner
-from tnet.contraction.slicing import choose_splits
+from tnet.contraction.planning import PLANNERS, Path, Timing, find_pairs, name_of_planner
 from tnet.contraction.spec import (
     ContractionSpec,
     parse_equation,
@@ -126,7 +126,8 @@ def plan(
     ``max_planning_seconds``, until then. One ``rng`` gives one sequence of searches; the clock decides how many of
     them are made. Planning runs on one thread.
 
-    Within the plan an index of size n is cut into a divisor of n equal parts.
+    Within the plan an index of size n is cut into a divisor of n equal parts. With ``memory_limit`` cuts take turns
+    with changes of the order that suit them, unless the order was given or is cotengra's.
 
     References
     ----------
@@ -234,8 +235,12 @@ def _plan(
 ) -> ContractionPlan:
     dtypes = dtype_plan(names)
     timing = Timing(time.perf_counter(), max_seconds, dtypes.compute)
-    pairs = find_pairs(spec, planner, timing, seed=seed)
-    splits = () if limit is None else choose_splits(spec, pairs, dtypes, limit, layouts)
+    if limit is None:
+        pairs, splits = find_pairs(spec, planner, timing, seed=seed), ()
+    else:
+        pairs = find_pairs(spec, planner, timing.first_part(), seed=seed)
+        own = planner in PLANNERS
+        pairs, splits = fit_into_memory(spec, pairs, dtypes, limit, layouts, timing, seed=seed, may_change_tree=own)
     return ContractionPlan(spec, pairs, splits, dtypes, limit, name_of_planner(planner), layouts)
 
 

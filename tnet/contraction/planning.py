@@ -41,6 +41,7 @@ PLANNING_SHARE = 0.5
 
 _MOST_SECONDS = 30.0  # without max_planning_seconds
 _LEAST_SECONDS = 0.1
+_FIRST_PART = 0.6
 _SECONDS_TO_LOAD = 0.5  # of the compiled planners
 _CHEAP_MACS = 10**8  # below a second on any host, so that its rate need not be measured
 _MOST_OPERANDS_IN_PYTHON = 1000
@@ -70,6 +71,17 @@ class Timing(NamedTuple):
     def ceiling(self) -> float:
         """Value of ``time.perf_counter()`` at which any search ends."""
         return self.started + (_MOST_SECONDS if self.max_seconds is None else self.max_seconds)
+
+    def first_part(self) -> Timing:
+        """Return the timing of the search of an order that cuts will be sought for after it."""
+        return self if self.max_seconds is None else self._replace(max_seconds=_FIRST_PART * self.max_seconds)
+
+    def deadline(self, macs: int, since: float) -> float:
+        """Return when a search that began at ``since`` has taken its share of what ``macs`` take to run."""
+        if self.max_seconds is not None:
+            return self.ceiling
+        share = PLANNING_SHARE * macs / host_rates(self.dtype).macs
+        return min(max(self.ceiling, since + _LEAST_SECONDS), since + max(share, _LEAST_SECONDS))
 
     def pays_to_compile(self, macs: int) -> bool:
         """Return whether the compiled planners may be loaded for a contraction that costs ``macs`` so far."""

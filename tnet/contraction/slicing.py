@@ -10,11 +10,21 @@ from tnet.contraction.dtypes import DtypePlan
 from tnet.contraction.layout import Layout
 from tnet.contraction.lowering import Program, lower
 from tnet.contraction.memory import Peak, format_bytes, peak_memory
-from tnet.contraction.planning import Pair, pairwise_macs, result_indices
+from tnet.contraction.pairs import Pair, pairwise_macs, result_indices
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import MemoryLimitError
 
-__all__ = ["Split", "choose_splits", "slice_keys", "sliced_peak", "sliced_program", "sliced_sizes"]
+__all__ = [
+    "Split",
+    "cannot_be_met",
+    "choose_splits",
+    "slice_keys",
+    "sliced_peak",
+    "sliced_program",
+    "sliced_sizes",
+    "smallest_prime_factor",
+    "unavoidable_bytes",
+]
 
 Split = tuple[int, int]
 """An index and the number of equal parts that it is cut into."""
@@ -103,13 +113,13 @@ def choose_splits(
     if peak.n_bytes <= limit:
         return ()
     least, least_slices = peak.n_bytes, 1
-    floor = _unavoidable_bytes(spec, dtypes)
+    floor = unavoidable_bytes(spec, dtypes)
     while peak.n_bytes > limit:
         best: tuple[tuple[float, float], dict[int, int], Peak] | None = None
         for index in _indices_alive(spec, pairs, peak, splits):
             trial = dict(splits)
             left = spec.sizes[index] // trial.get(index, 1)
-            trial[index] = trial.get(index, 1) * _smallest_prime_factor(left)
+            trial[index] = trial.get(index, 1) * smallest_prime_factor(left)
             found = sliced_peak(spec, pairs, tuple(trial.items()), dtypes, layouts)
             n_slices = math.prod(trial.values())
             macs = n_slices * pairwise_macs(spec, pairs, sliced_sizes(spec, tuple(trial.items())))
@@ -119,15 +129,20 @@ def choose_splits(
             if best is None or key < best[0]:
                 best = (key, trial, found)
         if best is None:
-            raise MemoryLimitError(
-                f"memory_limit={format_bytes(limit)} cannot be met: inputs and result alone take "
-                f"{format_bytes(floor)}, and the least limit found feasible is {least} bytes "
-                f"({format_bytes(least)}) with {least_slices} slices; raise memory_limit to that."
-            )
+            raise cannot_be_met(limit, floor, least, least_slices)
         _, splits, peak = best
         if peak.n_bytes < least:
             least, least_slices = peak.n_bytes, math.prod(splits.values())
     return tuple(sorted(splits.items()))
+
+
+def cannot_be_met(limit: int, floor: int, least: int, n_slices: int) -> MemoryLimitError:
+    """Return the error that names the least limit found feasible."""
+    return MemoryLimitError(
+        f"memory_limit={format_bytes(limit)} cannot be met: inputs and result alone take "
+        f"{format_bytes(floor)}, and the least limit found feasible is {least} bytes "
+        f"({format_bytes(least)}) with {n_slices} slices; raise memory_limit to that."
+    )
 
 
 def slice_keys(
@@ -159,7 +174,8 @@ def slice_keys(
         )
 
 
-def _unavoidable_bytes(spec: ContractionSpec, dtypes: DtypePlan) -> int:
+def unavoidable_bytes(spec: ContractionSpec, dtypes: DtypePlan) -> int:
+    """Return the bytes of inputs and result, which no cut makes smaller."""
     inputs = sum(
         math.prod(shape) * size for shape, size in zip(spec.input_shapes, dtypes.operand_itemsizes, strict=True)
     )
@@ -174,7 +190,8 @@ def _indices_alive(spec: ContractionSpec, pairs: Sequence[Pair], peak: Peak, spl
     return sorted(i for i in alive if spec.sizes[i] > splits.get(i, 1))
 
 
-def _smallest_prime_factor(n: int) -> int:
+def smallest_prime_factor(n: int) -> int:
+    """Return the smallest prime that divides n; n itself for 0 and 1."""
     for p in range(2, math.isqrt(n) + 1):
         if n % p == 0:
             return p
