@@ -1,4 +1,4 @@
-"""predicted_seconds is within 1.5 times of the measured CPU seconds at the median, on tiny, medium and large networks."""
+"""predicted_seconds is within 1.5 times of the CPU seconds at the median, on tiny, medium and large networks."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def main() -> None:
             }
         )
     print(record.table(rows))
-    settings = {"seed": arguments.seed, "threads": 1, "CPU seconds to measure the rates of a dtype (0: on disk)": spent}
+    settings = {"seed": arguments.seed, "threads": 1, "CPU seconds to measure a dtype": spent}
     print(record.write("cost_model", __doc__.strip(), rows, settings))
 
 
