@@ -19,6 +19,8 @@ __all__ = ["anneal"]
 _WORK_A_PIECE = 3_000_000
 """Words of legs looked at between two looks at the clock: about 20 ms."""
 
+_PRICE_OF_SIZE = 0.1  # a step more of size above the target, in steps of multiply-adds: more freezes the search
+
 _WORDS_A_MOVE = 20
 """What a rotation costs besides its legs, in words of legs."""
 
@@ -42,7 +44,7 @@ def anneal(
     *,
     seed: int,
     n_sweeps: int,
-    beta: tuple[float, float] = (1.0, 15.0),
+    beta: tuple[float, float] = (1.0, 10.0),
     log2_size_target: float | None = None,
     deadline: float = math.inf,
 ) -> Tree:
@@ -87,7 +89,7 @@ def anneal(
     n = len(network.legs)
     if n < 2:
         return Tree(np.empty((0, 2), np.int32), -math.inf)
-    target = math.inf if log2_size_target is None else log2_size_target
+    target = math.inf if log2_size_target is None else float(log2_size_target)
     state = _state_of(network, np.ascontiguousarray(pairs, dtype=np.int32), seed)
     _keep_if_best(state, target)
     most = max(1, _WORK_A_PIECE // (n * (state.legs.shape[1] + _WORDS_A_MOVE)))
@@ -97,7 +99,7 @@ def anneal(
         # The first piece is short: it tells how many sweeps are to be had before the deadline.
         piece = min(most if sweeps else max(1, most // 8), math.ceil((1.0 - progress) / step - 1e-9))
         first = beta[0] + progress * (beta[1] - beta[0])
-        _sweep(state, piece, first, step * (beta[1] - beta[0]), target)
+        _sweep(state, piece, float(first), step * (beta[1] - beta[0]), target, _PRICE_OF_SIZE)
         progress, sweeps, now = progress + piece * step, sweeps + piece, time.perf_counter()
         if now >= deadline:
             break
@@ -126,7 +128,7 @@ def _weights(children: Any, legs: Any, log2_sizes: Any) -> Any:
     return macs, size
 
 
-def _sweep_loop(state: Any, n_sweeps: int, beta: float, step: float, target: float) -> None:
+def _sweep_loop(state: Any, n_sweeps: int, beta: float, step: float, target: float, price: float) -> None:
     """Visit all inner nodes ``n_sweeps`` times, the inverse temperature growing by ``step`` a sweep."""
     children, legs, macs, size = state.children, state.legs, state.macs, state.size
     n_nodes, n_words = legs.shape
@@ -155,7 +157,7 @@ def _sweep_loop(state: Any, n_sweeps: int, beta: float, step: float, target: flo
             if target < math.inf:
                 for w in range(n_words):
                     size_x += count_bits((legs[a, w] | legs[c, w]) & (legs[b, w] | legs[p, w])) * state.log2_sizes[w]
-                room += max(0.0, size[x] - target) - max(0.0, size_x - target)
+                room += price * (max(0.0, size[x] - target) - max(0.0, size_x - target))
             if not _is_less(macs_x, macs_p, macs[x], macs[p], room):
                 continue
             for w in range(n_words):
