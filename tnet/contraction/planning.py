@@ -80,14 +80,19 @@ class Timing(NamedTuple):
         """Return when a search that began at ``since`` has taken its share of what ``macs`` take to run."""
         if self.max_seconds is not None:
             return self.ceiling
-        share = PLANNING_SHARE * macs / host_rates(self.dtype).macs
+        share = PLANNING_SHARE * _seconds(macs, self.dtype)
         return min(max(self.ceiling, since + _LEAST_SECONDS), since + max(share, _LEAST_SECONDS))
 
     def pays_to_compile(self, macs: int) -> bool:
         """Return whether the compiled planners may be loaded for a contraction that costs ``macs`` so far."""
         if self.max_seconds is not None:
             return self.max_seconds > _SECONDS_TO_LOAD or _FIRST_COMPILED in sys.modules
-        return macs > _CHEAP_MACS and PLANNING_SHARE * macs / host_rates(self.dtype).macs > _SECONDS_TO_LOAD
+        return macs > _CHEAP_MACS and PLANNING_SHARE * _seconds(macs, self.dtype) > _SECONDS_TO_LOAD
+
+
+def _seconds(macs: int, dtype: str) -> float:
+    """Return how long multiply-adds take on this host."""
+    return min(macs, 10**300) / host_rates(dtype).macs
 
 
 def name_of_planner(planner: str | Path) -> str:
