@@ -55,7 +55,7 @@ def measured(plan: ContractionPlan, arrays: list[np.ndarray]) -> int:
 def test_the_promise_holds_and_is_close(dtype: str) -> None:
     noise = random.Random(dtype)
     ratios = []
-    for _ in range(12):
+    for _ in range(6):
         equation, arrays = random_operands(noise, dtype)
         plan = tnet.plan(equation, *arrays)
         inputs = sum(math.prod(x.shape) * x.itemsize for x in arrays)
@@ -66,7 +66,7 @@ def test_the_promise_holds_and_is_close(dtype: str) -> None:
             cut = tnet.plan(equation, *arrays, memory_limit=(inputs + plan.peak_bytes) // 2)
         except MemoryLimitError:
             continue
-        if cut.n_slices <= 64:
+        if cut.n_slices <= 16:
             assert inputs + measured(cut, arrays) <= cut.peak_bytes + PYTHON + 512 * cut.n_slices, equation
     assert statistics.median(ratios) <= 1.3
 
