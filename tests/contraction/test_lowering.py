@@ -14,7 +14,7 @@ from tests.contraction.networks import Case, networks
 from tnet.contraction import ContractionPlan
 from tnet.contraction.layout import memory_layout
 from tnet.contraction.lowering import lower
-from tnet.contraction.planning import result_indices
+from tnet.contraction.pairs import result_indices
 
 
 def copied(plan: ContractionPlan) -> int:

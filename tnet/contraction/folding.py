@@ -11,7 +11,7 @@ from tnet.arrays import Array, array_namespace, as_array, astype, dtype_name, re
 from tnet.arrays.operations import operations
 from tnet.contraction.dtypes import DtypePlan, dtype_plan
 from tnet.contraction.lowering import Operand, Program, lower
-from tnet.contraction.planning import Pair, result_indices
+from tnet.contraction.pairs import Pair, result_indices
 from tnet.contraction.slicing import sliced_sizes
 from tnet.contraction.spec import ContractionSpec, size_of
 from tnet.errors import InputError, ShapeError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tnet.contraction.planning import Pair
+from tnet.contraction.pairs import Pair
 from tnet.contraction.slicing import Split
 from tnet.contraction.spec import ContractionSpec
 

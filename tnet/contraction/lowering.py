@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tnet.arrays.pairwise import PairKernel
 from tnet.contraction.layout import Arrangement, Layout, Tree, arrange
-from tnet.contraction.planning import Pair, result_indices
+from tnet.contraction.pairs import Pair, result_indices
 from tnet.contraction.spec import ContractionSpec
 
 __all__ = ["Leaf", "Operand", "Program", "Step", "lower"]

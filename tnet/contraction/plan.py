@@ -21,8 +21,8 @@ from tnet.contraction.invariants import choose_invariants
 from tnet.contraction.layout import Layout, memory_layout
 from tnet.contraction.lowering import Program
 from tnet.contraction.memory import format_bytes, free_bytes, peak_memory
+from tnet.contraction.pairs import Pair, linear_path, result_indices
 from tnet.contraction.plan_file import read_plan, write_plan
-from tnet.contraction.planning import Pair, linear_path, result_indices
 from tnet.contraction.rates import host_rates
 from tnet.contraction.scaling import Scaled, run_scaled
 from tnet.contraction.slicing import Split, choose_splits, sliced_program, sliced_sizes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tnet.contraction.dtypes import DtypePlan, dtype_plan
 from tnet.contraction.layout import Layout
 from tnet.contraction.memory import format_bytes
-from tnet.contraction.planning import Pair, pairs_of_linear_path
+from tnet.contraction.pairs import Pair, pairs_of_linear_path
 from tnet.contraction.slicing import Split
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import FormatError, TnetError

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tnet.contraction.foreign import path_from_cotengra
-from tnet.contraction.pairs import (  # noqa: F401
-    Pair,
-    linear_path,
-    order_for_memory,
-    pairs_of_linear_path,
-    pairwise_macs,
-    result_indices,
-)
+from tnet.contraction.pairs import Pair, order_for_memory, pairs_of_linear_path, pairwise_macs
 from tnet.contraction.planners.greedy_small import small_tree
 from tnet.contraction.planners.network import PlanningNetwork, planning_network
 from tnet.contraction.rates import host_rates

@@ -18,7 +18,7 @@ from tnet.arrays import (
     resolve_dtype,
 )
 from tnet.contraction.dtypes import dtype_plan
-from tnet.contraction.planning import Pair, result_indices
+from tnet.contraction.pairs import Pair, result_indices
 from tnet.contraction.slicing import Split, slice_keys
 from tnet.contraction.spec import ContractionSpec
 

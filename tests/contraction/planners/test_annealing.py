@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from tests.contraction.networks import networks
 from tests.contraction.planners.trees import check_tree, grid, network_of
+from tnet.contraction.pairs import result_indices
 from tnet.contraction.planners.annealing import anneal
 from tnet.contraction.planners.network import planning_network
 from tnet.contraction.planners.optimal import optimal
 from tnet.contraction.planners.trees import log2_macs
-from tnet.contraction.planning import result_indices
 
 
 def one_by_one(n):

@@ -14,11 +14,11 @@ from tests.contraction.planners.trees_by_hand import (
     random_network,
     random_regular,
 )
+from tnet.contraction.pairs import pairs_of_linear_path
 from tnet.contraction.planners.greedy import random_greedy
 from tnet.contraction.planners.greedy_small import small_tree
 from tnet.contraction.planners.network import planning_network
 from tnet.contraction.planners.trees import log2_macs
-from tnet.contraction.planning import pairs_of_linear_path
 
 
 def cost_of(case, pairs):

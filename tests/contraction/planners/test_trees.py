@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contraction.networks import networks
+from tnet.contraction.pairs import pairwise_macs, result_indices
 from tnet.contraction.planners.network import planning_network
 from tnet.contraction.planners.trees import legs_of_nodes, log2_macs
-from tnet.contraction.planning import pairwise_macs, result_indices
 from tnet.contraction.spec import parse_equation
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.contraction.networks import Case
+from tnet.contraction.pairs import pairwise_macs
 from tnet.contraction.planners.network import PlanningNetwork, planning_network
 from tnet.contraction.planners.trees import Tree
-from tnet.contraction.planning import pairwise_macs
 from tnet.contraction.spec import ContractionSpec, parse_equation
 
 __all__ = ["check_tree", "grid", "network_of"]
