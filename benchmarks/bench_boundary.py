@@ -1,4 +1,4 @@
-"""Boundary contraction: faster than every mode of quimb at the same bond, and at most its error."""
+"""Boundary contraction: the least error at a bond, in less time than any mode of quimb within ten times of it."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def race() -> list[dict[str, Any]]:
         for bond in task.bonds:
             for key in contenders:
                 found = process(key, name, bond)
-                error = math.nan if found is None else abs(math.expm1(found["log"] - reference["log"]))
-                seconds = math.nan if found is None else found["cpu s"]
+                error = None if found is None else abs(math.expm1(found["log"] - reference["log"]))
+                seconds = None if found is None else found["cpu s"]
                 rows.append({"task": name, "max_bond": bond, "contender": key, "cpu s": seconds, "error": error})
                 print(rows[-1], flush=True)
     return rows
