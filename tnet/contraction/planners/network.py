@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -73,5 +74,5 @@ def planning_network(
             if i in place:
                 w, b = place[i]
                 rows[k, w] |= np.uint64(1 << b)
-    log2_sizes = np.array([np.log2(size) for size, _ in words] or [0.0], dtype=np.float64)
+    log2_sizes = np.array([math.log2(size) for size, _ in words] or [0.0], dtype=np.float64)
     return PlanningNetwork(rows[:-1].copy(), rows[-1].copy(), log2_sizes, table)
