@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from tnet.contraction.planners.trees import Tree
 __all__ = ["Budget", "portfolio"]
 
 _FIRST_TRIALS = 32
-_TRIALS_A_START = 4
+_TRIALS_A_START = 16
 _MOST_OPTIMAL_OPERANDS = 24
 _SHARE_OF_OPTIMAL = 0.2  # of the time left, for a search that may end without a tree
 
@@ -32,8 +33,10 @@ _SWEEPS_GROW = 4  # a heat has half the runners of the one before, and each goes
 _BETA = (0.5, 15.0)
 _KICK_BETA = (3.0, 20.0)
 
-_SECONDS_FOR_LARGE_SUBTREES = 0.5
-_LARGE_SUBTREE = 12
+_LOG2_OF_PROMISE = 4.0
+"""Kinds of trees whose first one costs more than 16 times the best, once both are polished, take no part in races."""
+
+_LARGE_SUBTREE = 11
 
 
 class Budget(NamedTuple):
@@ -88,9 +91,9 @@ def portfolio(network: PlanningNetwork, *, seed: int, budget: Budget, start: Tre
     -----
     1. Greedy trees with noise, then dynamic programming on up to 24 operands: a tree found by it ends the search.
     2. Trees of other kinds, each polished by reconfiguration: elimination orders, a line, partitions.
-    3. Races, one after another until the budget is used: 8 trees (greedy, partitions, elimination) are annealed by
-       few sweeps, the better half by 4 times as many, and so on to the last; the best tree of all is kept, and takes
-       part. Short runs from many trees find a good region; a long run there finds its floor.
+    3. Races, one after another until the budget is used: 8 trees (the best so far, greedy ones, and of the other
+       kinds those of promise) are annealed by few sweeps, the better half by 4 times as many, and so on to the last.
+       Short runs from many trees find a good region; a long run there finds its floor.
 
     Sources as named by the planners; races of this kind are successive halving, K. Jamieson and A. Talwalkar,
     "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016.
@@ -112,51 +115,67 @@ def portfolio(network: PlanningNetwork, *, seed: int, budget: Budget, start: Tre
         )
         if found is not None:
             return _cheaper(best, found)
-    for make in (along_a_line, by_elimination, by_partition):
+    field, kinds = [best], []
+    for make in (along_a_line, by_partition, by_elimination):
         if time.perf_counter() >= deadline():
             return best
         tree = make(network, seed=next(seeds), deadline=deadline())
-        best = _cheaper(best, reconfigure(network, tree.pairs, seed=next(seeds), max_rounds=4, deadline=deadline()))
-    lap = 0
+        tree = reconfigure(network, tree.pairs, seed=next(seeds), max_rounds=4, deadline=deadline())
+        if tree.log2_macs < best.log2_macs + _LOG2_OF_PROMISE:
+            field.append(tree)
+            kinds.append(make)
+        best = _cheaper(best, tree)
+    starts = _starts(network, kinds[1:] if along_a_line in kinds else kinds, seeds, deadline)
     while time.perf_counter() < deadline():
-        best = _race(network, best, seeds, lap, deadline)
-        lap += 1
+        best = _race(network, field, best, starts, seeds, deadline)
+        field = [best]
     return best
 
 
+def _starts(
+    network: PlanningNetwork,
+    kinds: Sequence[Callable[..., Tree]],
+    seeds: Iterator[int],
+    deadline: Callable[[], float],
+) -> Iterator[Tree]:
+    """Yield trees to anneal: greedy ones, and every third of another kind."""
+    others = itertools.cycle(kinds)
+    for k in itertools.count():
+        if kinds and k % 3 == 2:
+            yield next(others)(network, seed=next(seeds), deadline=deadline())
+        else:
+            yield random_greedy(network, seed=next(seeds), n_trials=_TRIALS_A_START, deadline=deadline())
+
+
 def _race(
-    network: PlanningNetwork, best: Tree, seeds: Iterator[int], lap: int, deadline: Callable[[], float]
+    network: PlanningNetwork,
+    field: Sequence[Tree],
+    best: Tree,
+    starts: Iterator[Tree],
+    seeds: Iterator[int],
+    deadline: Callable[[], float],
 ) -> Tree:
-    """Anneal several trees, the better half further, and return the best of all."""
-    field = [best]
-    for k in range(_RUNNERS - 1):
-        if time.perf_counter() >= deadline():
-            break
-        field.append(_start(network, (lap * (_RUNNERS - 1) + k) % 7, next(seeds), deadline()))
-    sweeps = _FIRST_SWEEPS
-    while field:
-        for k, tree in enumerate(field):
+    """Anneal several trees, the better half of them further, and return the best of all."""
+    sweeps, n_runners, runners = _FIRST_SWEEPS, _RUNNERS, itertools.chain(field, starts)
+    while True:
+        ended: list[Tree] = []
+        for tree in itertools.islice(runners, n_runners):
             if time.perf_counter() >= deadline():
                 return best
             beta = _KICK_BETA if tree is best else _BETA
             tree = anneal(network, tree.pairs, seed=next(seeds), n_sweeps=sweeps, beta=beta, deadline=deadline())
             tree = reconfigure(network, tree.pairs, seed=next(seeds), max_rounds=2, deadline=deadline())
-            field[k] = tree
+            ended.append(tree)
             best = _cheaper(best, tree)
-        if len(field) == 1:
+        if n_runners == 1:
             break
-        field = sorted(field, key=lambda tree: tree.log2_macs)[: len(field) // 2]
+        n_runners //= 2
+        runners = iter(sorted(ended, key=lambda tree: tree.log2_macs)[:n_runners])
         sweeps *= _SWEEPS_GROW
-    return best
-
-
-def _start(network: PlanningNetwork, kind: int, seed: int, deadline: float) -> Tree:
-    """Return a tree to anneal; every seventh is of the same kind."""
-    if kind in (1, 4):
-        return by_partition(network, seed=seed, deadline=deadline)
-    if kind == 6:
-        return by_elimination(network, seed=seed, deadline=deadline)
-    return random_greedy(network, seed=seed, n_trials=_TRIALS_A_START, deadline=deadline)
+    polished = reconfigure(
+        network, best.pairs, subtree_size=_LARGE_SUBTREE, seed=next(seeds), max_rounds=2, deadline=deadline()
+    )
+    return _cheaper(best, polished)
 
 
 def _cheaper(a: Tree, b: Tree) -> Tree:
