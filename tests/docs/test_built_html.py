@@ -99,5 +99,5 @@ def _text(path: Path) -> str:
 
 
 def test_each_tutorial_has_its_figure():
-    for name in ("decompose", "memory_limit", "language_model"):
+    for name in ("decompose", "memory_limit", "contraction_plan", "language_model"):
         assert (HTML / "_images" / f"sphx_glr_plot_{name}_001.png").exists()
