@@ -67,6 +67,31 @@ def test_any_memory_layout_gives_the_same_value(case: Case, data: st.DataObject,
     close(cut_at_random(plan, data.draw(st.randoms(use_true_random=False)))(*arrays), wanted, tolerance)
 
 
+@pytest.mark.parametrize("equation", ["ij,jk->ik", "ij,ji->i", "zij,zjk->ik", "ij,i->ij", "ij->ji", "jj->j", "ij->i"])
+@pytest.mark.parametrize(("dtype", "wanted"), [("int8", "int64"), ("float16", "float16"), ("bool", "int64")])
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_empty_operands_are_converted_like_others(equation: str, dtype: str, wanted: str, convert: Any) -> None:
+    sizes = {"i": 2, "j": 0, "k": 3, "z": 2}
+    terms = equation.split("->")[0].split(",")
+    arrays = [convert(np.zeros([sizes[label] for label in term], dtype)) for term in terms]
+    mixed = [*arrays[:-1], convert(np.asarray(arrays[-1]).astype("float64"))]
+    plan = tnet.plan(equation, *arrays)
+    splits = tuple((k, 2) for k, label in enumerate(plan.spec.labels) if sizes[label] == 2)
+    cut = ContractionPlan(plan.spec, plan.pairs, splits, plan.dtypes)
+    for call in (plan, cut):
+        assert str(call(*arrays).dtype).endswith(wanted)
+        assert str(call(*mixed).dtype).endswith("float64")
+
+
+def test_plans_are_made_from_arrays_of_either_byte_order() -> None:
+    plain = CHAIN.arrays()
+    arrays = [x.astype(">f8") for x in plain]
+    plan = tnet.plan(CHAIN.equation, *arrays)
+    assert plan == tnet.plan(CHAIN.equation, *plain)
+    close(plan(*arrays), np.linalg.multi_dot(plain))
+    assert plan(*arrays).dtype == np.float64
+
+
 @given(networks(max_operands=5), st.randoms(use_true_random=False), st.sampled_from(["numpy", "torch", "strict"]))
 @settings(max_examples=80, deadline=None)
 def test_constants_are_folded(case: Case, noise: Any, library: str) -> None:
@@ -114,6 +139,7 @@ def test_constants_keep_the_dtype_of_the_result_and_the_limit() -> None:
         ({}, InputError),
         ({7: np.ones(2)}, InputError),
         ({True: np.ones(2)}, InputError),
+        ([np.ones((2, 3))], InputError),
         ({0: np.ones(9)}, ShapeError),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import operator
 import os
 import time
@@ -271,7 +272,10 @@ def _checked_options(
     planner: Planner, memory_limit: int | str | None, max_planning_seconds: float | None, rng: Any
 ) -> tuple[str | Path, int | None, int]:
     """Return the planner as a value, and the bytes and the seed that the options stand for."""
-    if max_planning_seconds is not None and not max_planning_seconds > 0:
+    seconds = max_planning_seconds
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not float(seconds) > 0
+    ):
         raise InputError(
             f"max_planning_seconds={max_planning_seconds!r}: give a positive number of seconds, or None."
         )
@@ -327,12 +331,14 @@ def _number(terms: tuple[Any, ...], output: Any, shapes: _Shapes) -> Contraction
 
 def _shape_and_dtype(x: Any, position: int, dtype: str) -> tuple[tuple[int, ...], str]:
     if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, np.generic):
-        return tuple(int(n) for n in x.shape), dtype_name(x)
+        # Calls bring other byte orders to that of the host.
+        name = np.dtype(x.dtype).newbyteorder("=").name if isinstance(x.dtype, np.dtype) else dtype_name(x)
+        return tuple(int(n) for n in x.shape), name
     if isinstance(x, (tuple, list)):
         if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in x):
             raise ShapeError(f"operand {position}: shape {x!r} holds something that is not an integer.")
         shape = tuple(int(n) for n in x)
-        if any(n < 0 for n in shape) or math.prod(shape) >= 2**63:
-            raise ShapeError(f"operand {position}: shape {shape} has a negative size, or 2^63 elements or more.")
+        if abs(math.prod(shape)) >= 2**63:
+            raise ShapeError(f"operand {position}: shape {shape} has 2^63 elements or more.")
         return shape, str(dtype)
     raise BackendError(f"operand {position} is a {type(x).__name__}: give a shape or an array.")

@@ -281,7 +281,7 @@ class _Binder:
         permute, reshape, ordered = self._language.permute, self._language.reshape, self._language.ordered
         is_input = operand.source < len(self._program.leaves)
         ready = self._ready(operand) if is_input else []
-        if not operand.copied:
+        if operand.copied is None:
             if axes is None and last is None and len(ready) == 1 and self._only_viewed(operand):
                 return None, None, operand.shape
             return _chain(ready), axes, last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -75,10 +76,13 @@ class Subtree(NamedTuple):
 def _checked_constants(spec: ContractionSpec, constants: Mapping[int, Array]) -> dict[int, Array]:
     """Return the constants as arrays by position, once positions and shapes fit the contraction."""
     n = len(spec.inputs)
+    if not isinstance(constants, Mapping):
+        raise InputError(f"constants is a {type(constants).__name__}: give a mapping, {{position: array}}.")
     found: dict[int, Array] = {}
     for position, array in constants.items():
-        if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < n:
+        if not _is_whole(position) or not 0 <= position < n:
             raise InputError(f"constants: position {position!r} is none of the operands 0 to {n - 1}.")
+        position = int(position)
         found[position] = as_array(array, f"constant {position}")
         if tuple(found[position].shape) != spec.input_shapes[position]:
             raise ShapeError(
@@ -177,24 +181,24 @@ def _ordered(indices: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...
     return (*(i for i in indices if i not in order), *(i for i in order if i in indices))
 
 
+def _is_whole(n: object) -> bool:
+    return isinstance(n, numbers.Integral) and not isinstance(n, bool)
+
+
 def batch_spec(spec: ContractionSpec, n: int, operands: Sequence[int] | None) -> ContractionSpec:
     """Return the contraction with one more index in front of the output and of all, or the named, operands."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if not _is_whole(n) or n < 1:
         raise InputError(f"n={n!r}: give the number of contractions, a positive integer.")
     count = len(spec.inputs)
     chosen = list(range(count)) if operands is None else list(operands)
-    if (
-        not chosen
-        or len(set(chosen)) != len(chosen)
-        or not all(isinstance(k, int) and not isinstance(k, bool) and 0 <= k < count for k in chosen)
-    ):
+    if not chosen or len(set(chosen)) != len(chosen) or not all(_is_whole(k) and 0 <= k < count for k in chosen):
         raise InputError(f"operands={operands!r}: name different operands from 0 to {count - 1}, at least one.")
     label = _BATCH
     while label in spec.labels:
         label += "'"
     index = len(spec.sizes)
     inputs = tuple((index, *indices) if k in chosen else indices for k, indices in enumerate(spec.inputs))
-    return ContractionSpec(inputs, (index, *spec.output), (*spec.sizes, n), (*spec.labels, label))
+    return ContractionSpec(inputs, (index, *spec.output), (*spec.sizes, int(n)), (*spec.labels, label))
 
 
 def fold(plan: ContractionPlan, constants: Mapping[int, Array]) -> FoldedPlan:

@@ -60,15 +60,15 @@ class Operand(NamedTuple):
         Axes after that; None when they stand in order.
     shape : tuple of int
         To reshape to at last.
-    copied : int
-        Elements copied for that; 0 when it is a view.
+    copied : int or None
+        Elements copied for that, of an empty operand 0; None when it is a view.
     """
 
     source: int
     viewed: Shape
     permutation: tuple[int, ...] | None
     shape: Shape
-    copied: int
+    copied: int | None
 
 
 class Step(NamedTuple):
@@ -197,7 +197,7 @@ def lower(
         order = orders[0]
         permutation = _permutation(order, output)
         # Never hand out a view of an input: who writes to the result would write to it.
-        copied = 0 if leaves[0].summed else shape.size(order)
+        copied = None if leaves[0].summed else shape.size(order)
         single = Operand(0, shape.of(order), permutation, output_shape, copied)
     steps = [step._replace(kept=kept[step.node]) for step in lowered]
     once = tuple(step for step in steps if step.node in hoisted)
@@ -274,8 +274,8 @@ def _lower_step(node: int, arrangement: Arrangement, shape: _Shapes) -> Step:
     inner = arrangement.inner
     kernel = arrangement.kernel
     if kernel is not None:
-        left = Operand(arrangement.left, kernel.left_shape, None, kernel.left_shape, 0)
-        right = Operand(arrangement.right, kernel.right_shape, None, kernel.right_shape, 0)
+        left = Operand(arrangement.left, kernel.left_shape, None, kernel.left_shape, None)
+        right = Operand(arrangement.right, kernel.right_shape, None, kernel.right_shape, None)
         n_result = math.prod(kernel.shape)
         return Step(
             node, left, right, True, kernel.shape, kernel.shape, n_result, n_result * shape.size(inner), kernel
@@ -305,7 +305,7 @@ def _matrix(node: int, copied: bool, batch: Indices, rows: Indices, columns: Ind
         where = [k if k in missing else next(present) for k in range(len(wanted))]
         viewed = tuple([final[k] for k in where])
         permutation = _permutation(where, range(len(wanted)))
-        return Operand(node, viewed, permutation, final, 0)
+        return Operand(node, viewed, permutation, final, None)
     target = tuple(i for group in wanted for i in group)
     viewed, permutation = _fused(order, target, shape, fuse=not shape.is_input(node))
     return Operand(node, viewed, permutation, final, shape.size(order))
@@ -335,7 +335,7 @@ def _broadcast(arrangement: Arrangement, shape: _Shapes) -> tuple[Operand, Opera
         viewed, permutation = _fused(mine, order, shape, fuse=not shape.is_input(large))
         left = Operand(large, viewed, permutation, together, shape.size(mine))
     else:
-        left = Operand(large, together, None, together, 0)
+        left = Operand(large, together, None, together, None)
     own = [tuple(group) for group in groups if group[0] in carried]
     by_memory = sorted(own, key=lambda group: theirs.index(group[0]))
     viewed = tuple([shape.size(group) for group in by_memory])
@@ -343,7 +343,7 @@ def _broadcast(arrangement: Arrangement, shape: _Shapes) -> tuple[Operand, Opera
     spread = tuple([shape.size(group) if group[0] in carried else 1 for group in groups])
     if permutation is None and shape.is_dense(small) and not arrangement.copy_right:
         viewed = spread  # one reshape does both
-    right = Operand(small, viewed, permutation, spread, shape.size(theirs) if arrangement.copy_right else 0)
+    right = Operand(small, viewed, permutation, spread, shape.size(theirs) if arrangement.copy_right else None)
     return left, right
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 import sys
@@ -120,7 +121,7 @@ class _Walk:
             own = 0
         else:
             own = self.held.pop(source)
-        if operand.copied:
+        if operand.copied is not None:
             self.note(extra + own + operand.copied * self._item, source)
             own = operand.copied * self._item
         return own
@@ -142,13 +143,13 @@ def parse_bytes(limit: int | str | None, name: str = "memory_limit") -> int | No
     if limit is None:
         return None
     if isinstance(limit, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", limit.upper())
+        match = re.fullmatch(r"\s*(\d{1,30})(?:\.(\d{1,30}))?\s*([KMGT]I?|)B?\s*", limit.upper())
         if match:
-            factor = (_UNITS | _BINARY_UNITS)[match[2]]
-            limit = int(float(match[1]) * factor)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0:
+            whole, part, unit = match[1], match[2] or "", match[3]
+            limit = int(whole + part) * (_UNITS | _BINARY_UNITS)[unit] // 10 ** len(part)
+    if isinstance(limit, (bool, str)) or not hasattr(limit, "__index__") or operator.index(limit) <= 0:
         raise InputError(f"{name}={limit!r}: give a positive number of bytes, a text such as '8GiB', or None.")
-    return limit
+    return operator.index(limit)
 
 
 def format_bytes(n: int) -> str:
