@@ -35,6 +35,7 @@ _SWEEPS = 300
 _BETA = (2.0, 15.0)
 _SWEEPS_A_CUT = 60
 _BETA_A_CUT = (8.0, 15.0)
+_MOST_CUTS = 200
 _MOST_RAISES = 8
 _RAISE = 1.25
 _PARTS_OF_PEAK = 1.0  # a step holds an operand and the result: the largest may take half
@@ -123,6 +124,9 @@ def fit_into_memory(
         return pairs, ()
     if len(spec.inputs) <= _MOST_OPERANDS_IN_PYTHON:
         return pairs, choose_splits(spec, pairs, dtypes, limit, layouts)
+    floor = unavoidable_bytes(spec, dtypes)
+    if limit <= floor:
+        raise _refusal(problem, pairs, seed, Unmet(floor + floor // 8, 1))
     return _by_attempts(problem, pairs, timing, seed)
 
 
@@ -171,7 +175,7 @@ def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, unmet: Unmet
         if isinstance(found, Fitted):
             n_slices = math.prod(parts for _, parts in found.splits)
             break
-        limit = max(found.least, int(limit * _RAISE))
+        limit = max(min(found.least, int(limit * _RAISE**2)), int(limit * _RAISE))
     else:
         limit, n_slices = problem.peak(pairs, ()), 1
     return cannot_be_met(problem.limit, unavoidable_bytes(problem.spec, problem.dtypes), limit, n_slices)
@@ -199,7 +203,7 @@ def _attempt(problem: _Problem, pairs: tuple[Pair, ...], draws: np.random.Genera
         prime = [smallest_prime_factor(size) for size in sizes]
         log2_slices = math.log2(math.prod(parts.values()))
         cuts = weigh_cuts(network, np.array(pairs, np.int32), _touched(spec, splits), log2_slices, prime)
-        if not len(cuts.indices):
+        if not len(cuts.indices) or sum(map(int.bit_length, parts.values())) > _MOST_CUTS:
             return Unmet(least, least_slices)
         price = cuts.log2_macs + np.maximum(cuts.log2_peak - target - _PARTS_OF_PEAK, 0.0)
         if attempt:
