@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,11 @@ def _in_a_process(name: str, planner: str, budget: float, seed: int) -> dict[str
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _row(name: str, planner: str, budget: float, seed: int) -> dict[str, Any]:
+    cell = {"network": name, "planner": planner, "budget": budget, "seed": seed}
+    return cell | _in_a_process(name, planner, budget, seed)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cell", nargs=4, metavar=("NETWORK", "PLANNER", "BUDGET", "SEED"), help="one cell, here")
@@ -196,6 +202,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--shard", default="0/1", help="K/N: every N-th cell from the K-th, in a file of its own")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at once; fewer than the cores of the machine")
     parser.add_argument("--name", default="plan_quality", help="of the result file")
     parser.add_argument("--merge", nargs="+", type=Path, help="result files to join")
     return parser.parse_args()
@@ -228,13 +235,13 @@ def main() -> None:
         and (planner == "tnet" or importlib.util.find_spec(planner.split(":")[0]) is not None)
     ]
     cells = list(product(arguments.networks, chosen, arguments.budgets, arguments.seeds))[k::n_shards]
-    for cell in [] if arguments.merge else cells:
-        if cell in done:
-            continue
-        row = dict(zip(("network", "planner", "budget", "seed"), cell, strict=True)) | _in_a_process(*cell)
-        rows.append(row)
-        write(name, rows)
-        print(json.dumps(row), flush=True)
+    missing = [cell for cell in cells if cell not in done] if not arguments.merge else []
+    missing.sort(key=lambda cell: -cell[2])  # the long ones first: all workers end at about the same time
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for done_cell in as_completed([pool.submit(_row, *cell) for cell in missing]):
+            rows.append(done_cell.result())
+            write(name, rows)
+            print(json.dumps(rows[-1]), flush=True)
     write(name, rows)
     lines = verdict(rows)
     if lines:
