@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -77,3 +78,28 @@ def test_torch_records_gradients_through_their_steps():
     (gradient,) = torch.autograd.grad(recorded.sum(), x)
     ones = np.ones(plain.shape)
     assert np.allclose(gradient.numpy(), np.einsum("dza,bcz,cd->azb", ones, *arrays[1:], optimize=True))
+
+
+def test_kernels_hide_nothing_from_what_watches_torch():
+    torch = pytest.importorskip("torch")
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils.flop_counter import FlopCounterMode
+
+    equation = "zab,zbc->zac"
+    x, y = (torch.from_numpy(np.random.default_rng(0).standard_normal(s)) for s in ((600, 17, 33), (600, 33, 18)))
+    plan = tnet.plan(equation, x, y)
+    assert kernels_of(plan) == ["packed"]
+    expected = plan(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shapes become constants; jit.trace is deprecated, and still in use
+        recorded = torch.jit.trace(plan, (x, y), check_trace=False)
+    for traced in (make_fx(plan)(x, y), recorded):
+        assert torch.allclose(traced(2 * x, y), 2 * expected)
+    compiled = torch.compile(lambda *operands: plan(*operands), fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x, y), expected)
+    with FlopCounterMode(display=False) as counter:
+        plan(x, y)
+    assert counter.get_total_flops() == plan.flops
+    # Operands from outside the transform: within it, even they have no memory to read.
+    gradient = torch.func.grad(lambda factor: (factor * plan(x, y)).sum())(torch.ones_like(expected))
+    assert torch.allclose(gradient, expected)

@@ -80,7 +80,7 @@ class PairKernel:
 
     def applies(self, x: Array, y: Array) -> bool:
         """Return whether the kernel may be called: always for NumPy, for torch unless something is recorded."""
-        return not is_torch(x) or (_is_plain(x) and _is_plain(y))
+        return not is_torch(x) or (not _are_watched() and _is_plain(x) and _is_plain(y))
 
     def _contract(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         x, y = x.reshape(self.left_shape), y.reshape(self.right_shape)
@@ -265,14 +265,23 @@ def _torch() -> Any:
     return sys.modules["torch"]
 
 
+def _are_watched() -> bool:
+    """Return whether something of torch looks at all operations now: a compiler, a trace, a transform or a mode."""
+    torch = _torch()
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
 def _is_plain(x: Any) -> bool:
     """Return whether a tensor is an ordinary one on the CPU whose operations nothing records."""
     torch = _torch()
     if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.device.type != "cpu":
         return False
-    if x.is_conj() or x.is_neg() or torch.compiler.is_compiling():
+    if x.is_conj() or x.is_neg() or torch._C._functorch.is_functorch_wrapped_tensor(x):
         return False
-    if x.requires_grad and torch.is_grad_enabled():
-        return False
-    functorch = torch._C._functorch
-    return not functorch.is_functorch_wrapped_tensor(x) and torch.autograd.forward_ad._current_level < 0
+    return not (x.requires_grad and torch.is_grad_enabled())
