@@ -92,7 +92,7 @@ def test_kernels_hide_nothing_from_what_watches_torch():
     expected = plan(x, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # shapes become constants; jit.trace is deprecated, and still in use
-        recorded = torch.jit.trace(plan, (x, y), check_trace=False)
+        recorded = torch.jit.trace(lambda u, v: plan(u, v), (x, y), check_trace=False)
     for traced in (make_fx(plan)(x, y), recorded):
         assert torch.allclose(traced(2 * x, y), 2 * expected)
     compiled = torch.compile(lambda *operands: plan(*operands), fullgraph=True, backend="aot_eager")
