@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -155,23 +154,26 @@ def slice_keys(
     inputs : tuple of (tuple of slice) or None
         One key for each input; None for inputs that are not cut.
     output : tuple of slice
+
+    Notes
+    -----
+    Holds the keys of one slice, however many there are. Tuples are made of lists: one made of a generator is cut to
+    its length, and thousands of those stay with Python when they are freed.
     """
     sizes = sliced_sizes(spec, splits)
-    indices = [index for index, _ in splits]
-    cut = set(indices)
-    for numbers in itertools.product(*(range(parts) for _, parts in splits)):
-        piece = {
-            index: slice(number * sizes[index], (number + 1) * sizes[index])
-            for index, number in zip(indices, numbers, strict=True)
-        }
-        whole = slice(None)
-        yield (
-            tuple(
-                tuple(piece.get(i, whole) for i in labels) if cut.intersection(labels) else None
-                for labels in spec.inputs
-            ),
-            tuple(piece.get(i, whole) for i in spec.output),
-        )
+    cut = {index for index, _ in splits}
+    touched = [not cut.isdisjoint(labels) for labels in spec.inputs]
+    whole = slice(None)
+    for number in range(math.prod([parts for _, parts in splits])):
+        piece: dict[int, slice] = {}
+        for index, parts in reversed(splits):  # the last index runs fastest
+            number, part = divmod(number, parts)
+            piece[index] = slice(part * sizes[index], (part + 1) * sizes[index])
+        inputs = [
+            tuple([piece.get(i, whole) for i in labels]) if is_cut else None
+            for labels, is_cut in zip(spec.inputs, touched, strict=True)
+        ]
+        yield tuple(inputs), tuple([piece.get(i, whole) for i in spec.output])
 
 
 def unavoidable_bytes(spec: ContractionSpec, dtypes: DtypePlan) -> int:
