@@ -394,7 +394,7 @@ def test_bad_arguments_are_refused_before_the_work(small_tasks: None, monkeypatc
         plan.run(*arrays[:3])
     with pytest.raises(ShapeError, match="operand 1 has shape"):
         plan.run(arrays[0], arrays[0], *arrays[2:])
-    with pytest.raises(BackendError):
+    with pytest.raises(BackendError, match="0 of numpy on cpu, 3 of torch on cpu"):
         plan.run(*arrays[:3], torch.from_numpy(arrays[3]))
     with pytest.raises(InputError, match="executor='many'"):
         plan.run(*arrays, executor="many")  # type: ignore[arg-type]

@@ -98,6 +98,15 @@ def test_the_least_limit_named_is_feasible() -> None:
     assert tnet.plan(equation, *shapes, memory_limit=named).peak_bytes <= named
 
 
+def test_no_limit_is_named_that_is_above_what_the_plan_takes_without_one() -> None:
+    equation = ",".join(chr(0x4E00 + k) for k in range(70)) + "->" + "".join(chr(0x4E00 + k) for k in range(70))
+    shapes = ((2,),) * 70
+    with pytest.raises(MemoryLimitError, match="least limit found feasible") as caught:
+        tnet.plan(equation, *shapes, memory_limit="1GiB")
+    named = int(str(caught.value).partition("feasible is ")[2].split()[0])
+    assert named <= tnet.plan(equation, *shapes).peak_bytes
+
+
 @given(networks())
 @settings(max_examples=60, deadline=None)
 def test_path_and_macs_agree_with_opt_einsum(case: Case) -> None:

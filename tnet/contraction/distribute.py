@@ -30,6 +30,7 @@ from tnet.arrays import (
     to_numpy,
 )
 from tnet.contraction.dtypes import dtype_plan
+from tnet.contraction.execute import common_namespace
 from tnet.contraction.grouping import SliceTasks, group_slices, keys_of_task
 from tnet.contraction.memory import format_bytes
 from tnet.contraction.partial_sums import RunningSum, SumKeeper
@@ -94,6 +95,8 @@ def run_plan(
 
 def _checked_operands(plan: ContractionPlan, arrays: Sequence[Array], *, stays_here: bool) -> list[Array]:
     operands = [as_array(x, f"operand {k}") for k, x in enumerate(arrays)]
+    if operands:
+        common_namespace(operands)  # names two operands that differ
     planned = plan.spec.input_shapes
     if len(operands) != len(planned):
         raise ShapeError(f"the plan has {len(planned)} operands, but {len(operands)} were given.")

@@ -173,6 +173,8 @@ def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, unmet: Unmet
     for _ in range(_MOST_RAISES):
         found = _attempt(problem._replace(limit=limit), pairs, np.random.default_rng(seed), 0)
         if isinstance(found, Fitted):
+            # What it takes may be less than it was allowed.
+            limit = problem.peak(found.pairs, found.splits)
             n_slices = math.prod(parts for _, parts in found.splits)
             break
         limit = max(min(found.least, int(limit * _RAISE**2)), int(limit * _RAISE))

@@ -193,7 +193,8 @@ class ContractionPlan:
     def peak_bytes(self) -> int:
         """Bytes of inputs, live intermediates, copies and result at the worst moment.
 
-        For the dtypes and memory layouts that the plan was made from. Scratch of BLAS is not counted.
+        For the dtypes and memory layouts that the plan was made from. Arrays are counted; scratch of BLAS and
+        Python's own objects, some KiB a call however many slices it has, are not.
         """
         return peak_memory(self.spec, self._program, self.dtypes, sliced=bool(self.splits)).n_bytes
 
