@@ -24,7 +24,7 @@ from tnet.contraction.memory import format_bytes, free_bytes, peak_memory
 from tnet.contraction.pairs import Pair, linear_path, result_indices
 from tnet.contraction.plan_file import read_plan, write_plan
 from tnet.contraction.rates import host_rates
-from tnet.contraction.scaling import Scaled, run_scaled
+from tnet.contraction.scaling import ScaledResult, run_scaled
 from tnet.contraction.slicing import Split, choose_splits, sliced_program, sliced_sizes
 from tnet.contraction.spec import ContractionSpec, size_of
 from tnet.contraction.tracing import contract_traced, is_traced
@@ -321,7 +321,7 @@ class ContractionPlan:
 
         return run_plan(self, arrays, executor=executor, checkpoint=checkpoint, callback=callback)
 
-    def scaled(self, *arrays: Array) -> Scaled:
+    def scaled(self, *arrays: Array) -> ScaledResult:
         """Contract values whose result, or intermediates, would leave the range of floating point.
 
         Parameters
@@ -331,7 +331,7 @@ class ContractionPlan:
 
         Returns
         -------
-        Scaled
+        ScaledResult
             ``mantissa`` and ``log2_scale``: the result is ``mantissa * 2**log2_scale``. The largest modulus of the
             mantissa, which is in the dtype of the computation, is in [1, 2); zeros have scale 0.
 

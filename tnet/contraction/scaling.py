@@ -12,10 +12,10 @@ from tnet.contraction.execute import Bound, Instruction
 from tnet.contraction.slicing import Split, slice_keys
 from tnet.contraction.spec import ContractionSpec
 
-__all__ = ["Scaled", "run_scaled"]
+__all__ = ["ScaledResult", "run_scaled"]
 
 
-class Scaled(NamedTuple):
+class ScaledResult(NamedTuple):
     """A result as ``mantissa * 2**log2_scale``.
 
     Parameters
@@ -30,7 +30,9 @@ class Scaled(NamedTuple):
     log2_scale: int
 
 
-def run_scaled(bound: Bound, spec: ContractionSpec, splits: Sequence[Split], operands: Sequence[Array]) -> Scaled:
+def run_scaled(
+    bound: Bound, spec: ContractionSpec, splits: Sequence[Split], operands: Sequence[Array]
+) -> ScaledResult:
     """Contract with every operand and intermediate divided by the power of two next to its largest modulus.
 
     Parameters
@@ -42,7 +44,7 @@ def run_scaled(bound: Bound, spec: ContractionSpec, splits: Sequence[Split], ope
 
     Returns
     -------
-    Scaled
+    ScaledResult
 
     Notes
     -----
@@ -151,8 +153,8 @@ def _scaled(xp: Namespace, x: Array, exponent: int) -> Array:
     return operations(x).array(x * 2.0**exponent) if exponent else x
 
 
-def _normalised(xp: Namespace, x: Array, shift: int) -> Scaled:
+def _normalised(xp: Namespace, x: Array, shift: int) -> ScaledResult:
     exponent = _exponent(xp, x)
     if exponent is None:
-        return Scaled(x, 0)
-    return Scaled(_scaled(xp, x, -exponent), shift + exponent)
+        return ScaledResult(x, 0)
+    return ScaledResult(_scaled(xp, x, -exponent), shift + exponent)

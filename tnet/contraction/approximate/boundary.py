@@ -122,7 +122,7 @@ def contract_boundary(
     max_bond : int
         Largest bond of the boundaries; exactly one of this and ``rtol``.
     rtol : float
-        What compressions may cut: :attr:`BoundaryContraction.error` is within it, as far as sketches estimate it.
+        What compressions may cut: ``error`` of the result is within it, as far as sketches estimate it.
         Bonds grow as they need to.
     method : {"auto", "direct", "randomized"}
         How a row is absorbed. ``"direct"``: its product with the boundary is formed, orthogonalised from the left by
