@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
+import numbers
 import os
 import re
 import sys
@@ -147,9 +147,9 @@ def parse_bytes(limit: int | str | None, name: str = "memory_limit") -> int | No
         if match:
             whole, part, unit = match[1], match[2] or "", match[3]
             limit = int(whole + part) * (_UNITS | _BINARY_UNITS)[unit] // 10 ** len(part)
-    if isinstance(limit, (bool, str)) or not hasattr(limit, "__index__") or operator.index(limit) <= 0:
+    if isinstance(limit, bool) or not isinstance(limit, numbers.Integral) or limit <= 0:
         raise InputError(f"{name}={limit!r}: give a positive number of bytes, a text such as '8GiB', or None.")
-    return operator.index(limit)
+    return int(limit)
 
 
 def format_bytes(n: int) -> str:
