@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import signal
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -311,6 +312,66 @@ def test_a_checkpoint_of_another_job_is_refused(
     with pytest.raises(InputError, match=f"belongs to another job.*{word} was") as caught:
         plan.run(*arrays, checkpoint=tmp_path / "job")
     assert str(caught.value).count(" was ") == 1
+
+
+def test_the_same_line_goes_on_with_the_plan_it_began_with(
+    small_tasks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, arrays = tmp_path / "job", RING.arrays()
+    first, second = cut(RING, SPLITS), cut(RING, ((1, 4), (3, 6)))
+    wanted = first.run(*arrays).tobytes()
+    answers = iter([first, second])
+    monkeypatch.setattr("tnet.contraction.api._plan", lambda *_: next(answers))  # a search that the clock ends
+
+    def line(equation: str = RING.equation, **options: Any) -> np.ndarray:
+        return tnet.contract(equation, *arrays, checkpoint=folder, **options)
+
+    def breaks(job: Any, number: int) -> Any:
+        if number == 7:
+            raise KeyboardInterrupt
+        return inner(job, number)
+
+    inner = distribute._run_task
+    with monkeypatch.context() as patch:
+        patch.setattr(distribute, "_run_task", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            line()
+    for options, word in [
+        ({"memory_limit": "1GiB"}, "memory_limit was None and is now 1073741824"),
+        ({"planner": [(0, 1)] * 3}, "planner was 'auto' and is now "),
+        ({"max_planning_seconds": 9}, "max_planning_seconds was None"),
+        ({"rng": 1}, "rng was 0 and is now 1"),
+        ({"equation": "ab,bc,cd,da->ca"}, "equation was "),
+    ]:
+        with pytest.raises(InputError, match=f"belongs to another job: {re.escape(word)}"):
+            line(**options)
+    with pytest.raises(InputError, match="plan was"):
+        second.run(*arrays, checkpoint=folder)
+    counter = Counter(monkeypatch)
+    assert line("xy,yz,zw,wx->xz").tobytes() == wanted
+    assert counter.numbers == list(range(7, 20))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["plan.json", "request.json"])
+@pytest.mark.parametrize("content", [None, b"{}", b"[", b'{"format": "tnet.contraction_plan", "format_version": 2}'])
+def test_a_damaged_plan_of_a_checkpoint_is_refused(
+    name: str, content: bytes | None, small_tasks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = cut(RING, SPLITS)
+    monkeypatch.setattr("tnet.contraction.api._plan", lambda *_: plan)
+    monkeypatch.setattr(distribute, "_run_task", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        tnet.contract(RING.equation, *RING.arrays(), checkpoint=tmp_path)
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    elif name == "plan.json":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes().replace(b"auto", b"fast"))
+    with pytest.raises(FormatError):
+        tnet.contract(RING.equation, *RING.arrays(), checkpoint=tmp_path)
 
 
 def test_labels_do_not_matter_to_a_checkpoint(small_tasks: None, tmp_path: Path) -> None:

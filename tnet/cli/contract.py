@@ -55,24 +55,28 @@ def contract(
             raise InputError(f"--out {str(out)!r}: give a name that ends in {' or '.join(_SUFFIXES)}.")
         check_new(out, "--out")
     arrays = [_read(file) for file in files]
+    request = None
     if plan is None:
-        import tnet
+        from tnet.contraction.api import search_or_resume
 
-        found = tnet.plan(
+        _, found, request = search_or_resume(
             equation,
-            *arrays,
-            planner=planner or "auto",  # pyright: ignore[reportArgumentType]
+            arrays,
+            planner=planner or "auto",
             memory_limit=int(memory) if memory is not None and memory.isdecimal() else memory,
             max_planning_seconds=seconds,
             rng=seed,
+            checkpoint=checkpoint,
         )
     else:
         found = _load(plan, equation, [tuple(x.shape) for x in arrays])
     if out is None and math.prod(found.output_shape) != 1:
         raise InputError(f"the result has shape {found.output_shape}: give --out, a file to write it to.")
+    from tnet.contraction.distribute import run_plan
+
     started = time.perf_counter()
     with progress_bar("slices") as callback:
-        result = found.run(*arrays, executor=workers, checkpoint=checkpoint, callback=callback)
+        result = run_plan(found, arrays, executor=workers, checkpoint=checkpoint, callback=callback, request=request)
     elapsed = time.perf_counter() - started
     if out is not None:
         _write(result, out)

@@ -177,7 +177,8 @@ def contract(
         As in :func:`plan`.
     executor, checkpoint
         Who runs the slices, and a folder from which a broken run goes on, as in
-        :meth:`tnet.contraction.ContractionPlan.run`.
+        :meth:`tnet.contraction.ContractionPlan.run`. The folder keeps the plan as well: the same call goes on with
+        it and does not search again.
 
     Returns
     -------
@@ -189,6 +190,8 @@ def contract(
     ------
     IndexLabelError, ShapeError, BackendError, MemoryLimitError
         As :func:`plan` and calling a plan.
+    InputError, FormatError, WorkerError
+        As :func:`plan` and :meth:`tnet.contraction.ContractionPlan.run`; also a checkpoint of other options.
 
     Notes
     -----
@@ -212,16 +215,48 @@ def contract(
             pass  # lists and numbers, which the long way makes arrays
         else:
             return known.runner(arrays, types, shapes, dtypes)(arrays)
+    operands, found, request = search_or_resume(
+        equation,
+        arrays,
+        planner=planner,
+        memory_limit=memory_limit,
+        max_planning_seconds=max_planning_seconds,
+        rng=rng,
+        checkpoint=checkpoint,
+    )
+    if executor is None and checkpoint is None:
+        return found(*operands)
+    from tnet.contraction.distribute import run_plan
+
+    return run_plan(found, operands, executor=executor, checkpoint=checkpoint, request=request)
+
+
+def search_or_resume(
+    equation: str | TensorNetwork | Array,
+    arrays: Sequence[Array],
+    *,
+    planner: Planner,
+    memory_limit: int | str | None,
+    max_planning_seconds: float | None,
+    rng: Any,
+    checkpoint: str | os.PathLike[str] | None,
+) -> tuple[tuple[Array, ...], ContractionPlan, dict[str, Any] | None]:
+    """Return the operands, the plan that a checkpoint was begun with or else a new one, and what was asked for."""
     operands, parse = _take_apart(equation, arrays)
     operands = tuple(as_array(x, f"operand {k}") for k, x in enumerate(operands))
     if operands:
         common_namespace(operands)  # mixed operands are refused before the search begins
     spec, names = _describe(operands, parse, "float64")
     chosen, limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
-    found = _plan(spec, names, chosen, limit, max_planning_seconds, seed, _layouts(operands))
-    if executor is None and checkpoint is None:
-        return found(*operands)
-    return found.run(*operands, executor=executor, checkpoint=checkpoint)
+    request = kept = None
+    if checkpoint is not None:
+        from tnet.contraction.resume import kept_plan, request_of
+
+        request = request_of(spec, names, chosen, limit, max_planning_seconds, seed)
+        kept = kept_plan(checkpoint, spec, request)
+    if kept is None:
+        kept = _plan(spec, names, chosen, limit, max_planning_seconds, seed, _layouts(operands))
+    return operands, kept, request
 
 
 @functools.lru_cache(maxsize=256)

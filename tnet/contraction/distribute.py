@@ -8,7 +8,7 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from tnet.contraction.execute import common_namespace
 from tnet.contraction.grouping import SliceTasks, group_slices, keys_of_task
 from tnet.contraction.memory import format_bytes
 from tnet.contraction.partial_sums import RunningSum, SumKeeper
+from tnet.contraction.resume import keep_plan
 from tnet.errors import BackendError, MemoryLimitError, ShapeError, WorkerError
 from tnet.io.strict_json import canonical_json
 from tnet.parallel import ExecutorLike, run_tasks
@@ -58,8 +59,12 @@ def run_plan(
     executor: ExecutorLike = None,
     checkpoint: str | os.PathLike[str] | None = None,
     callback: ProgressCallback | None = None,
+    request: Mapping[str, Any] | None = None,
 ) -> Array:
-    """Run the slices of a plan as tasks; see :meth:`tnet.contraction.ContractionPlan.run`."""
+    """Run the slices of a plan as tasks; see :meth:`tnet.contraction.ContractionPlan.run`.
+
+    With ``request``, what the plan was searched for, the checkpoint keeps the plan too.
+    """
     operands = _checked_operands(plan, arrays, stays_here=executor is None and checkpoint is None)
     plan = _for_dtypes(plan, [dtype_name(x) for x in operands])
     xp = array_namespace(*operands)
@@ -71,6 +76,8 @@ def run_plan(
     tasks = group_slices(plan)
     total = RunningSum(plan.spec, tasks, operands[0])
     keeper = SumKeeper(checkpoint, {} if checkpoint is None else _key(plan, tasks, operands), total)
+    if checkpoint is not None and request is not None:
+        keep_plan(checkpoint, plan, request)
 
     def tell() -> None:
         if callback is not None:
