@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import math
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,48 @@ def test_no_limit_is_named_that_is_above_what_the_plan_takes_without_one() -> No
         tnet.plan(equation, *shapes, memory_limit="1GiB")
     named = int(str(caught.value).partition("feasible is ")[2].split()[0])
     assert named <= tnet.plan(equation, *shapes).peak_bytes
+
+
+def named_limit(*network: object, limit: int) -> tuple[int, int, str]:
+    """Return the bytes and slices that the refusal of a limit advises, and the whole message."""
+    with pytest.raises(MemoryLimitError, match="cannot be met") as caught:
+        tnet.plan(*network, memory_limit=limit)  # type: ignore[arg-type]
+    found = re.search(r"feasible is (\d+) bytes \(.*?\) with (\d+) slices?;", str(caught.value))
+    assert found is not None
+    return int(found[1]), int(found[2]), str(caught.value)
+
+
+def test_no_limit_is_advised_that_takes_too_many_slices() -> None:
+    n = 10  # a complete graph: each operand has one index with each other
+    terms = [[f"{min(a, b)}.{max(a, b)}" for b in range(n) if b != a] for a in range(n)]
+    network = [x for term in terms for x in ((2,) * (n - 1), term)]
+    advised, n_slices, said = named_limit(*network, [], limit=1000)
+    assert n_slices <= 2**20
+    plan = tnet.plan(*network, [], memory_limit=advised)
+    assert plan.peak_bytes <= advised
+    assert plan.n_slices <= 2**20
+    if "would take" in said:
+        assert int(said.rpartition("would take ")[2].split()[0]) > 2**20
+
+
+def test_one_slice_is_not_slices() -> None:
+    assert "with 1 slice; " in named_limit(",->", (), (), limit=8)[2]
+
+
+@pytest.mark.parametrize("n", [8, 30])
+def test_the_advice_stays_within_a_number_of_slices(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tnet.contraction.slicing.MOST_SLICES_ADVISED", 8)
+    monkeypatch.setattr("tnet.contraction.fitting.MOST_SLICES_ADVISED", 8)
+    rng = np.random.default_rng(n)
+    ends = rng.permutation(np.repeat(np.arange(n), 3)).reshape(-1, 2)
+    terms = [[k for k, pair in enumerate(ends) if node in pair] for node in range(n)]
+    network = [x for term in terms for x in ((4,) * len(term), term)]
+    fixed = sum(8 * 4 ** len(term) for term in terms) + 8
+    advised, n_slices, said = named_limit(*network, [], limit=fixed)
+    assert n_slices <= 8
+    assert fixed < advised <= tnet.plan(*network, []).peak_bytes
+    assert " would take " in said
+    assert int(said.rpartition("would take ")[2].split()[0]) > 8
 
 
 @given(networks())

@@ -15,6 +15,8 @@ from tnet.contraction.pairs import Pair, order_for_memory, pairwise_macs, result
 from tnet.contraction.planners.network import planning_network
 from tnet.contraction.planning import Timing
 from tnet.contraction.slicing import (
+    MOST_SLICES_ADVISED,
+    Reached,
     Split,
     cannot_be_met,
     choose_splits,
@@ -53,7 +55,6 @@ class Unmet(NamedTuple):
     """The least peak that an attempt reached, above the limit."""
 
     least: int
-    n_slices: int
 
 
 class _Problem(NamedTuple):
@@ -126,7 +127,7 @@ def fit_into_memory(
         return pairs, choose_splits(spec, pairs, dtypes, limit, layouts)
     floor = unavoidable_bytes(spec, dtypes)
     if limit <= floor:
-        raise _refusal(problem, pairs, seed, Unmet(floor + floor // 8, 1))
+        raise _refusal(problem, pairs, seed, floor + floor // 8)
     return _by_attempts(problem, pairs, timing, seed)
 
 
@@ -162,25 +163,28 @@ def _by_attempts(
         if time.perf_counter() + spent > timing.deadline(macs, started) or not problem.may_change_tree:
             break
     if best is None and unmet is not None:
-        raise _refusal(problem, pairs, seed, unmet)
+        raise _refusal(problem, pairs, seed, unmet.least)
     assert best is not None
     return best.pairs, best.splits
 
 
-def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, unmet: Unmet) -> MemoryLimitError:
-    """Return the error for a limit that cannot be met, with a limit that a first attempt does meet."""
-    limit, n_slices = unmet
+def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, limit: int) -> MemoryLimitError:
+    """Return the error for a limit that cannot be met; from ``limit`` upwards it looks for one that can."""
+    uncut = advised = least = Reached(problem.peak(pairs, ()), 1)
     for _ in range(_MOST_RAISES):
         found = _attempt(problem._replace(limit=limit), pairs, np.random.default_rng(seed), 0)
-        if isinstance(found, Fitted):
-            # What it takes may be less than it was allowed.
-            limit = problem.peak(found.pairs, found.splits)
-            n_slices = math.prod(parts for _, parts in found.splits)
+        if isinstance(found, Unmet):
+            limit = max(min(found.least, int(limit * _RAISE**2)), int(limit * _RAISE))
+            continue
+        # What it takes may be less than it was allowed.
+        reached = Reached(problem.peak(found.pairs, found.splits), math.prod(parts for _, parts in found.splits))
+        least = min(least, reached)
+        if reached.n_slices <= MOST_SLICES_ADVISED:
+            advised = min(advised, reached)
             break
-        limit = max(min(found.least, int(limit * _RAISE**2)), int(limit * _RAISE))
-    else:
-        limit, n_slices = problem.peak(pairs, ()), 1
-    return cannot_be_met(problem.limit, unavoidable_bytes(problem.spec, problem.dtypes), limit, n_slices)
+        # A guess: the slices go with the square of the memory that is missing.
+        limit = min(int(limit * max(_RAISE**2, math.sqrt(reached.n_slices / MOST_SLICES_ADVISED))), uncut.n_bytes)
+    return cannot_be_met(problem.limit, unavoidable_bytes(problem.spec, problem.dtypes), advised, least)
 
 
 def _attempt(problem: _Problem, pairs: tuple[Pair, ...], draws: np.random.Generator, attempt: int) -> Fitted | Unmet:
@@ -192,12 +196,11 @@ def _attempt(problem: _Problem, pairs: tuple[Pair, ...], draws: np.random.Genera
     if problem.may_change_tree and attempt:
         pairs = _smaller_tree(spec, pairs, spec.sizes, target, draws, _SWEEPS, _BETA)
     parts: dict[int, int] = {}
-    least, least_slices = problem.peak(pairs, ()), 1
+    least = problem.peak(pairs, ())
     while True:
         splits = tuple(sorted(parts.items()))
         peak = problem.peak(pairs, splits)
-        if peak < least:
-            least, least_slices = peak, math.prod(parts.values())
+        least = min(least, peak)
         if peak <= problem.limit:
             break
         sizes = sliced_sizes(spec, splits)
@@ -206,7 +209,7 @@ def _attempt(problem: _Problem, pairs: tuple[Pair, ...], draws: np.random.Genera
         log2_slices = math.log2(math.prod(parts.values()))
         cuts = weigh_cuts(network, np.array(pairs, np.int32), _touched(spec, splits), log2_slices, prime)
         if not len(cuts.indices) or sum(map(int.bit_length, parts.values())) > _MOST_CUTS:
-            return Unmet(least, least_slices)
+            return Unmet(least)
         price = cuts.log2_macs + np.maximum(cuts.log2_peak - target - _PARTS_OF_PEAK, 0.0)
         if attempt:
             price += _NOISE * draws.gumbel(size=len(price))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from tnet.contraction.dtypes import DtypePlan
 from tnet.contraction.layout import Layout
@@ -14,6 +15,8 @@ from tnet.contraction.spec import ContractionSpec
 from tnet.errors import MemoryLimitError
 
 __all__ = [
+    "MOST_SLICES_ADVISED",
+    "Reached",
     "Split",
     "cannot_be_met",
     "choose_splits",
@@ -27,6 +30,16 @@ __all__ = [
 
 Split = tuple[int, int]
 """An index and the number of equal parts that it is cut into."""
+
+MOST_SLICES_ADVISED = 2**20
+"""An error does not advise a limit that takes more slices than this."""
+
+
+class Reached(NamedTuple):
+    """A peak in bytes, and the number of slices that it takes."""
+
+    n_bytes: int
+    n_slices: int
 
 
 def sliced_sizes(spec: ContractionSpec, splits: Sequence[Split]) -> tuple[int, ...]:
@@ -111,7 +124,7 @@ def choose_splits(
     peak = sliced_peak(spec, pairs, (), dtypes, layouts)
     if peak.n_bytes <= limit:
         return ()
-    least, least_slices = peak.n_bytes, 1
+    least = advised = Reached(peak.n_bytes, 1)
     floor = unavoidable_bytes(spec, dtypes)
     while peak.n_bytes > limit:
         best: tuple[tuple[float, float], dict[int, int], Peak] | None = None
@@ -128,19 +141,26 @@ def choose_splits(
             if best is None or key < best[0]:
                 best = (key, trial, found)
         if best is None:
-            raise cannot_be_met(limit, floor, least, least_slices)
+            raise cannot_be_met(limit, floor, advised, least)
         _, splits, peak = best
-        if peak.n_bytes < least:
-            least, least_slices = peak.n_bytes, math.prod(splits.values())
+        reached = Reached(peak.n_bytes, math.prod(splits.values()))
+        least = min(least, reached)
+        if reached.n_slices <= MOST_SLICES_ADVISED:
+            advised = min(advised, reached)
     return tuple(sorted(splits.items()))
 
 
-def cannot_be_met(limit: int, floor: int, least: int, n_slices: int) -> MemoryLimitError:
-    """Return the error that names the least limit found feasible."""
+def cannot_be_met(limit: int, floor: int, advised: Reached, least: Reached) -> MemoryLimitError:
+    """Return the error that names the least limit found feasible with a bearable number of slices."""
+    n_bytes, n_slices = advised
+    less = ""
+    if least.n_bytes < n_bytes:
+        less = f" ({format_bytes(least.n_bytes)} would take {least.n_slices} slices)"
     return MemoryLimitError(
         f"memory_limit={format_bytes(limit)} cannot be met: inputs and result alone take "
-        f"{format_bytes(floor)}, and the least limit found feasible is {least} bytes "
-        f"({format_bytes(least)}) with {n_slices} slices; raise memory_limit to that."
+        f"{format_bytes(floor)}, and the least limit found feasible is {n_bytes} bytes "
+        f"({format_bytes(n_bytes)}) with {n_slices} slice{'s' if n_slices > 1 else ''}; raise memory_limit to "
+        f"that{less}."
     )
 
 
