@@ -50,7 +50,17 @@ def test_slices_count_in_the_cost_and_the_title() -> None:
     cut = ContractionPlan(whole.spec, whole.pairs, ((0, 2), (2, 4)), whole.dtypes)
     tree, cost, _ = tnet.plot.plan(cut)
     assert "8 slices" in tree.get_title()
-    assert np.sum(10 ** values_of(cost)) >= cut.macs
+    assert np.sum(10 ** values_of(cost)) == pytest.approx(cut.macs)
+
+
+def test_what_no_slice_changes_counts_once() -> None:
+    whole = tnet.plan("ab,bc,cd,de->ae", *[(64, 64)] * 4, planner=[(0, 1), (0, 1), (0, 1)])
+    cut = ContractionPlan(whole.spec, whole.pairs, ((4, 8),), whole.dtypes)  # e, of the last operand alone
+    assert cut.macs == whole.macs
+    assert cut.step_macs == whole.step_macs == (64**3,) * 3
+    tree, cost, _ = tnet.plot.plan(cut)
+    assert tree.get_title() == "auto: 7.86e+5 multiply-adds in 3 steps, 8 slices"
+    assert np.sum(10 ** values_of(cost)) == pytest.approx(cut.macs)
 
 
 @pytest.mark.parametrize("n", [2, 30, 31, 1000])

@@ -181,8 +181,17 @@ class ContractionPlan:
     @property
     def macs(self) -> int:
         """Multiply-adds of the pairwise steps, summed over slices; what no slice changes counts once."""
-        program = self._program
-        return sum(step.macs for step in program.once) + self.n_slices * sum(step.macs for step in program.steps)
+        return sum(self.step_macs)
+
+    @property
+    def step_macs(self) -> tuple[int, ...]:
+        """Multiply-adds of each step of ``pairs``; :attr:`macs` is their sum."""
+        program, n = self._program, len(self.spec.inputs)
+        counts = [0] * len(self.pairs)
+        for steps, times in ((program.once, 1), (program.steps, self.n_slices)):
+            for step in steps:
+                counts[step.node - n] = times * step.macs
+        return tuple(counts)
 
     @property
     def flops(self) -> int:

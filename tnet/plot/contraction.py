@@ -33,8 +33,8 @@ class _Steps(NamedTuple):
     elements: list[int]
     """Of the operands and the results, within one slice."""
 
-    macs: list[int]
-    """Of each step, over all slices."""
+    macs: tuple[int, ...]
+    """Of each step, over all slices; of one that no slice changes, once."""
 
     held: list[int]
     """Bytes of operands, live intermediates and result during each step."""
@@ -98,7 +98,6 @@ def _numbers(plan: ContractionPlan) -> _Steps:
     sizes = sliced_sizes(spec, plan.splits)
     sets = result_indices(spec, plan.pairs)
     elements = [size_of(indices, sizes) for indices in sets]
-    macs = [plan.n_slices * size_of(tuple({*sets[a], *sets[b]}), sizes) for a, b in plan.pairs]
     item = plan.dtypes.compute_itemsize
     fixed = sum(
         math.prod(shape) * size for shape, size in zip(spec.input_shapes, plan.dtypes.operand_itemsizes, strict=True)
@@ -109,7 +108,7 @@ def _numbers(plan: ContractionPlan) -> _Steps:
         live += elements[n + k] * item
         held.append(fixed + live)
         live -= sum(elements[node] * item for node in (a, b) if node >= n)
-    return _Steps(elements, macs, held)
+    return _Steps(elements, plan.step_macs, held)
 
 
 def _heights(pairs: Sequence[tuple[int, int]], n: int) -> list[float]:
@@ -160,7 +159,7 @@ def _draw_tree(plan: ContractionPlan, steps: _Steps, ax: Axes) -> None:
         style = {"ha": "right", "va": "center", "fontsize": 7}
         literal(ax.annotate(f"{_label(plan, node)} ", (x, heights[node]), **style) for node, x in leaves)
     ax.figure.colorbar(edges, ax=ax, label="log10 multiply-adds", pad=0.01)
-    title = f"{plan.planner}: {Decimal(sum(steps.macs)):.3g} multiply-adds in {len(pairs)} steps"
+    title = f"{plan.planner}: {Decimal(plan.macs):.3g} multiply-adds in {len(pairs)} steps"
     ax.set_title(title + (f", {plan.n_slices} slices" if plan.splits else ""))
     literal([ax.title])
 
