@@ -463,6 +463,11 @@ def test_bad_arguments_are_refused_before_the_work(small_tasks: None, monkeypatc
         plan.run(*arrays, executor=True)
     with pytest.raises(BackendError, match="operand 0 lies on a meta device"):
         plan.run(*(torch.from_numpy(a).to("meta") for a in arrays), executor=2)
+    for executor in (0, -1):
+        with pytest.raises(InputError, match="a number of processes >= 1"):
+            plan.run(*arrays, executor=executor)
+        with pytest.raises(InputError, match="a number of processes >= 1"):
+            tnet.contract(RING.equation, *arrays, executor=executor)  # one task
     assert counter.numbers == []
 
 

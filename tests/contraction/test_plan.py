@@ -322,13 +322,64 @@ def test_wider_dtypes_than_planned_meet_the_limit() -> None:
 
 
 def test_too_little_free_memory_is_refused_before_allocating(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = tnet.plan("i,j->ij", (4096,), (4096,))
+    outer = tnet.plan("i,j->ij", (4096,), (4096,))
+    inner = tnet.plan("i,j,ij->", (4096,), (4096,), (4096, 4096), planner=[(0, 1), (0, 1)])
+    x = np.ones(4096)
     module = importlib.import_module("tnet.contraction.plan")
     monkeypatch.setattr(module, "free_bytes", lambda x: 2**20)
-    with pytest.raises(MemoryLimitError, match="memory_limit"):
-        plan(np.ones(4096), np.ones(4096))
+    with pytest.raises(MemoryLimitError, match="the result alone takes 128 MiB") as caught:
+        outer(x, x)
+    assert "memory_limit" not in str(caught.value)
+    with pytest.raises(MemoryLimitError, match="plan with memory_limit="):
+        inner(x, x, np.broadcast_to(x, (4096, 4096)))
     monkeypatch.setattr(module, "free_bytes", lambda x: None)
-    assert plan(np.ones(4096), np.ones(4096)).shape == (4096, 4096)
+    assert outer(x, x).shape == (4096, 4096)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.dtype("float32"), np.dtype(">f4"), torch.float32, "float32"])
+def test_dtypes_of_every_library_are_read(dtype: object) -> None:
+    assert tnet.plan("i,i->", (2,), (2,), dtype=dtype).dtypes.operands == ("float32", "float32")
+
+
+@pytest.mark.parametrize("dtype", [None, [], object, "numbers"])
+def test_what_is_no_dtype_of_numbers_is_refused(dtype: object) -> None:
+    with pytest.raises(BackendError, match="dtype"):
+        tnet.plan("i,i->", (2,), (2,), dtype=dtype)
+
+
+def test_limits_are_integers_of_any_kind() -> None:
+    assert tnet.plan("i,i->", (2,), (2,), memory_limit=np.int64(1000))  # pyright: ignore.memory_limit == 1000
+    for limit in (1e6, np.float64(1e6), np.array(1e6), True, 0):
+        with pytest.raises(InputError, match="positive integer"):
+            tnet.plan("i,i->", (2,), (2,), memory_limit=limit)  # type: ignore[arg-type]
+
+
+def test_a_network_is_not_its_tensors() -> None:
+    network = tnet.formats.TensorNetwork((np.ones((2, 3)), np.ones(3)), (("a", "b"), ("b",)), output=("a",))
+    plan = tnet.plan(network)
+    for call in (plan, plan.run, plan.scaled):
+        with pytest.raises(InputError, match=r"plan\(\*network.tensors\)"):
+            call(network)  # type: ignore[arg-type]
+
+
+def test_one_operand_was_given() -> None:
+    plan = tnet.plan("i,i->", (2,), (2,))
+    for call in (plan, plan.run):
+        with pytest.raises(ShapeError, match="2 operands, but 1 was given"):
+            call(np.ones(2))
+    with pytest.raises(ShapeError, match="3 operands, but 2 were given"):
+        tnet.plan("i,i,i->", (2,), (2,))
+    with pytest.raises(ShapeError, match=f"'i' has size {-(2**63)} in operand 0"):
+        tnet.plan("i,i->", (-(2**63),), (2,))
+
+
+def test_plans_are_kept_by_themselves(tmp_path: Path) -> None:
+    plan = tnet.plan("i,i->", (2,), (2,))
+    with pytest.raises(InputError, match=r"plan\.save"):
+        tnet.save(plan, tmp_path / "plan")
+    plan.save(tmp_path / "plan.json")
+    with pytest.raises(FormatError, match=r"ContractionPlan\.load"):
+        tnet.load(tmp_path / "plan.json")
 
 
 def test_a_contraction_beyond_this_host_is_refused() -> None:

@@ -17,7 +17,6 @@ import numpy as np
 from tnet.arrays import (
     Array,
     as_array,
-    dtype_name,
     name_of_dtype,
     resolve_rng,
 )
@@ -55,7 +54,7 @@ Planner = (
 def plan(
     equation: str | TensorNetwork | Any,
     *shapes_or_arrays: Any,
-    dtype: str = "float64",
+    dtype: Any = "float64",
     planner: Planner = "auto",
     memory_limit: int | str | None = None,
     max_planning_seconds: float | None = None,
@@ -75,8 +74,8 @@ def plan(
         ``plan((8, 9), ["i", 0], (9, 7), [0, ("x", 1)], ["i", ("x", 1)])``. Labels are anything hashable, or
         ``...``. Without the last list the output holds the labels that appear once: sorted when they are all
         integers or all text, as in NumPy, otherwise in order of first appearance.
-    dtype : str, default "float64"
-        Of the operands given by their shapes; bytes are counted for it.
+    dtype : str or dtype, default "float64"
+        Of the operands given by their shapes, by name or of NumPy or torch; bytes are counted for it.
     planner : str or sequence of pair of int, default "auto"
         Every choice below costs at most what ``"greedy"`` does.
 
@@ -146,7 +145,7 @@ def plan(
     [(0, 1), (0, 1)]
     """
     operands, parse = _take_apart(equation, shapes_or_arrays)
-    spec, names = _describe(operands, parse, dtype)
+    spec, names = _describe(operands, parse, _name_of(dtype))
     chosen, limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
     return _plan(spec, names, chosen, limit, max_planning_seconds, seed, _layouts(operands))
 
@@ -364,16 +363,24 @@ def _number(terms: tuple[Any, ...], output: Any, shapes: _Shapes) -> Contraction
     return spec_from_terms(terms, output, shapes)
 
 
+def _name_of(dtype: Any) -> str:
+    """Return the name of a dtype; calls bring other byte orders to that of the host."""
+    if isinstance(dtype, str):
+        return dtype
+    try:
+        return dtype.newbyteorder("=").name if isinstance(dtype, np.dtype) else name_of_dtype(dtype)
+    except TypeError as error:
+        raise BackendError(f"dtype={dtype!r}: give the name of a dtype, such as 'float32', or a dtype.") from error
+
+
 def _shape_and_dtype(x: Any, position: int, dtype: str) -> tuple[tuple[int, ...], str]:
     if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, np.generic):
-        # Calls bring other byte orders to that of the host.
-        name = np.dtype(x.dtype).newbyteorder("=").name if isinstance(x.dtype, np.dtype) else dtype_name(x)
-        return tuple(int(n) for n in x.shape), name
+        return tuple(int(n) for n in x.shape), _name_of(x.dtype)
     if isinstance(x, (tuple, list)):
         if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in x):
             raise ShapeError(f"operand {position}: shape {x!r} holds something that is not an integer.")
         shape = tuple(int(n) for n in x)
-        if abs(math.prod(shape)) >= 2**63:
+        if min(shape, default=0) >= 0 and math.prod(shape) >= 2**63:
             raise ShapeError(f"operand {position}: shape {shape} has 2^63 elements or more.")
-        return shape, str(dtype)
+        return shape, dtype
     raise BackendError(f"operand {position} is a {type(x).__name__}: give a shape or an array.")

@@ -19,7 +19,6 @@ import numpy as np
 from tnet.arrays import (
     Array,
     array_namespace,
-    as_array,
     astype,
     device_kind,
     dtype_name,
@@ -33,8 +32,10 @@ from tnet.contraction.dtypes import dtype_plan
 from tnet.contraction.execute import common_namespace
 from tnet.contraction.grouping import SliceTasks, group_slices, keys_of_task
 from tnet.contraction.memory import format_bytes
+from tnet.contraction.operands import as_operands
 from tnet.contraction.partial_sums import RunningSum, SumKeeper
 from tnet.contraction.resume import keep_plan
+from tnet.contraction.spec import were_given
 from tnet.errors import BackendError, MemoryLimitError, ShapeError, WorkerError
 from tnet.io.strict_json import canonical_json
 from tnet.parallel import ExecutorLike, run_tasks
@@ -101,12 +102,12 @@ def run_plan(
 
 
 def _checked_operands(plan: ContractionPlan, arrays: Sequence[Array], *, stays_here: bool) -> list[Array]:
-    operands = [as_array(x, f"operand {k}") for k, x in enumerate(arrays)]
+    operands = as_operands(arrays)
     if operands:
         common_namespace(operands)  # names two operands that differ
     planned = plan.spec.input_shapes
     if len(operands) != len(planned):
-        raise ShapeError(f"the plan has {len(planned)} operands, but {len(operands)} were given.")
+        raise ShapeError(f"the plan has {len(planned)} operands, but {were_given(len(operands))}.")
     for k, (x, shape) in enumerate(zip(operands, planned, strict=True)):
         given = tuple(x.shape)
         if given != shape:
@@ -181,6 +182,7 @@ class _Parcel:
 def _run_missing(
     job: _Job, missing: list[int], executor: ExecutorLike, take: Callable[[int, list[Array]], None]
 ) -> None:
+    run_tasks(_run_task, {}, executor=executor)  # refuses what is no executor, also where one task needs none
     own_processes = executor == "processes" or type(executor) is int
     if executor is None or (own_processes and job.tasks.n_tasks == 1):
         for number in missing:  # errors come as they are

@@ -148,7 +148,7 @@ def parse_bytes(limit: int | str | None, name: str = "memory_limit") -> int | No
             whole, part, unit = match[1], match[2] or "", match[3]
             limit = int(whole + part) * (_UNITS | _BINARY_UNITS)[unit] // 10 ** len(part)
     if isinstance(limit, (bool, str)) or not isinstance(limit, numbers.Integral) or int(limit) <= 0:
-        raise InputError(f"{name}={limit!r}: give a positive number of bytes, a text such as '8GiB', or None.")
+        raise InputError(f"{name}={limit!r}: give bytes as a positive integer, a text such as '8GiB', or None.")
     return int(limit)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tnet.arrays import Array, as_array, device_kind, dtype_name, library_name, total_size
+from tnet.arrays import Array, device_kind, dtype_name, library_name, total_size
 from tnet.arrays.operations import operations
 from tnet.contraction.cost_model import program_seconds
 from tnet.contraction.dtypes import DtypePlan, dtype_plan
@@ -21,12 +21,13 @@ from tnet.contraction.invariants import choose_invariants
 from tnet.contraction.layout import Layout, memory_layout
 from tnet.contraction.lowering import Program
 from tnet.contraction.memory import format_bytes, free_bytes, peak_memory
+from tnet.contraction.operands import as_operands
 from tnet.contraction.pairs import Pair, linear_path, result_indices
 from tnet.contraction.plan_file import read_plan, write_plan
 from tnet.contraction.rates import host_rates
 from tnet.contraction.scaling import ScaledResult, run_scaled
 from tnet.contraction.slicing import Split, choose_splits, sliced_program, sliced_sizes
-from tnet.contraction.spec import ContractionSpec, size_of
+from tnet.contraction.spec import ContractionSpec, size_of, were_given
 from tnet.contraction.tracing import contract_traced, is_traced
 from tnet.errors import BackendError, MemoryLimitError, ShapeError
 
@@ -67,15 +68,18 @@ def _ready(arrays: Sequence[Array], run: Runner, *, all_strides: bool) -> _Ready
     return _Ready(tuple(map(type, arrays)), tuple([x.dtype for x in arrays]), devices, strides, stride_of, run)
 
 
-def _checked(run: Runner, fresh: int) -> Runner:
-    """Return ``run`` with a look at the free memory before it."""
+def _checked(run: Runner, fresh: int, result: int) -> Runner:
+    """Return ``run`` after a look at the free memory: ``fresh`` bytes are needed, ``result`` of them at the end."""
 
     def checked(arrays: Sequence[Array]) -> Array:
         free = free_bytes(arrays[0])
         if free is not None and fresh > free:
+            advice = "plan with memory_limit= to cut it into slices"
+            if result > free:
+                advice = f"the result alone takes {format_bytes(result)}, which no slicing makes smaller"
             raise MemoryLimitError(
                 f"the contraction needs {format_bytes(fresh)} beside its operands, but "
-                f"{format_bytes(free)} are free; plan with memory_limit= to cut it into slices."
+                f"{format_bytes(free)} are free; {advice}."
             )
         return run(arrays)
 
@@ -252,6 +256,8 @@ class ContractionPlan:
             Shapes differ from the planned ones, or the number of arrays does.
         BackendError
             Arrays of several libraries or devices, or a dtype without numbers.
+        InputError
+            A network in place of its tensors.
         MemoryLimitError
             The device has not enough free memory; raised before anything is allocated.
 
@@ -365,7 +371,7 @@ class ContractionPlan:
         >>> round((float(np.log2(mantissa)) + log2_scale) * np.log10(2), 3)
         600.301
         """
-        plain = [as_array(x, f"operand {k}") for k, x in enumerate(arrays)]
+        plain = as_operands(arrays)
         program, dtypes, _ = self._described(plain)
         if "int" in dtypes.compute:
             raise BackendError(f"scaled: integers ({dtypes.compute}) have no scale; convert them to floating point.")
@@ -458,7 +464,7 @@ class ContractionPlan:
             if tuple([tuple(x.shape) for x in arrays]) != self.spec.input_shapes:
                 self._refuse_shapes([x.shape for x in arrays])
             return lambda operands: contract_traced(self.spec, self.pairs, self.splits, operands)
-        plain = [as_array(x, f"operand {k}") for k, x in enumerate(arrays)]
+        plain = as_operands(arrays)
         if any(a is not x for a, x in zip(plain, arrays, strict=True)):
             return lambda _: self(*plain)
         return self._bind(plain)
@@ -471,7 +477,7 @@ class ContractionPlan:
             math.prod(shape) * size for shape, size in zip(self._shapes, dtypes.operand_itemsizes, strict=True)
         )
         if fresh >= _ALWAYS_FITS:
-            run = _checked(run, fresh)
+            run = _checked(run, fresh, math.prod(self.output_shape) * dtypes.result_itemsize)
         ready = _ready(arrays, run, all_strides=self.memory_limit is not None)
         self._kept[:] = [ready, *self._kept[: _MOST_KEPT - 1]]
         return run
@@ -499,7 +505,7 @@ class ContractionPlan:
     def _refuse_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         planned_shapes = self.spec.input_shapes
         if len(shapes) != len(planned_shapes):
-            raise ShapeError(f"the plan has {len(planned_shapes)} operands, but {len(shapes)} were given.")
+            raise ShapeError(f"the plan has {len(planned_shapes)} operands, but {were_given(len(shapes))}.")
         for k, (given, planned) in enumerate(zip(shapes, planned_shapes, strict=True)):
             if tuple(given) != planned:
                 raise ShapeError(

@@ -108,7 +108,7 @@ def parse_equation(equation: str, shapes: Sequence[Shape]) -> ContractionSpec:
     """
     terms, output = read_equation(equation)
     if len(terms) != len(shapes):
-        raise ShapeError(f"equation {_cut(equation)} has {len(terms)} operands, but {len(shapes)} were given.")
+        raise ShapeError(f"equation {_cut(equation)} has {len(terms)} operands, but {were_given(len(shapes))}.")
     return spec_from_terms(terms, output, shapes)
 
 
@@ -182,7 +182,7 @@ def spec_from_terms(terms: Sequence[Term], output: Term | None, shapes: Sequence
         As :func:`spec_from_labels`; also for an ellipsis that stands twice, or only in the output.
     """
     if len(terms) != len(shapes):
-        raise ShapeError(f"labels of {len(terms)} operands, but {len(shapes)} operands were given.")
+        raise ShapeError(f"labels of {len(terms)} operands, but {were_given(len(shapes))}.")
     n_ellipsis = [
         _axes_of_ellipsis(term, shape, k) for k, (term, shape) in enumerate(zip(terms, shapes, strict=True))
     ]
@@ -234,7 +234,7 @@ def spec_from_labels(
     if not inputs:
         raise InputError("nothing to contract: give at least one operand.")
     if len(inputs) != len(shapes):
-        raise ShapeError(f"labels of {len(inputs)} operands, but {len(shapes)} operands were given.")
+        raise ShapeError(f"labels of {len(inputs)} operands, but {were_given(len(shapes))}.")
     for position, (labels, shape) in enumerate(zip(inputs, shapes, strict=True)):
         if len(labels) != len(shape):
             raise ShapeError(
@@ -396,6 +396,11 @@ def _show(labels: Sequence[Any]) -> str:
 
 def _cut(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:40]} ... {text[-35:]}")
+
+
+def were_given(n: int) -> str:
+    """Return "1 was given" or "2 were given"."""
+    return f"{n} {'was' if n == 1 else 'were'} given"
 
 
 def size_of(indices: Sequence[int], sizes: Sequence[int]) -> int:

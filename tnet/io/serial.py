@@ -26,7 +26,7 @@ from tnet.formats import (
     TensorTrain,
     TuckerTensor,
 )
-from tnet.io.safetensors_header import read_header
+from tnet.io.safetensors_header import open_regular, read_header
 from tnet.io.safetensors_reader import read_sealed
 from tnet.io.safetensors_writer import write_safetensors
 from tnet.io.strict_json import canonical_json, parse_json
@@ -38,6 +38,7 @@ FORMAT_VERSION = 1
 """Version of the layout that :func:`save` writes; every version up to it is read."""
 
 _KEY = "tnet"
+_LENGTH_OF_BEGINNING = 64
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
@@ -86,6 +87,8 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """
     tensor = obj.tensor if isinstance(obj, Decomposition) else obj
     kind = type(tensor).__name__
+    if kind == "ContractionPlan":
+        raise InputError("a ContractionPlan is kept as JSON: use plan.save(path), and ContractionPlan.load(path).")
     if _KINDS.get(kind) is not type(tensor):
         given = kind if tensor is obj else f"Decomposition of {kind}"
         raise InputError(f"{given}: only {', '.join(_KINDS)} and decompositions into them can be saved.")
@@ -129,6 +132,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         The file holds torch tensors and torch is not installed.
     """
     shown = repr(str(path))
+    _require_no_plan(path)
     text = read_header(path).metadata.get(_KEY)
     if text is None:
         raise FormatError(f"{shown} was not written by tnet.save: use tnet.io.read_safetensors for its tensors.")
@@ -149,6 +153,12 @@ def load(path: str | os.PathLike[str]) -> Any:
         return _put_together(description, tensors)
     except (KeyError, TypeError, AttributeError, ValueError, TnetError) as error:
         raise FormatError(f"{shown} does not hold what it describes ({type(error).__name__}: {error}).") from error
+
+
+def _require_no_plan(path: str | os.PathLike[str]) -> None:
+    with open_regular(path) as file:
+        if b'"tnet.contraction_plan"' in file.read(_LENGTH_OF_BEGINNING):
+            raise FormatError(f"{str(path)!r} is a contraction plan: use ContractionPlan.load(path).")
 
 
 def _taken_apart(tensor: Any) -> tuple[dict[str, Array], dict[str, int | None], dict[str, Any]]:
