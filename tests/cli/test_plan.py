@@ -19,7 +19,8 @@ def test_the_table_is_printed(runner: CliRunner) -> None:
     done = runner.invoke(app, ["plan", "ab,bc->ac", "--sizes", "a=64, b=32,c=16"])
     assert done.exit_code == 0, done.output
     assert repr(tnet.plan("ab,bc->ac", (64, 32), (32, 16))) in done.stdout
-    assert "predicted on this host" in done.stdout
+    assert done.stdout.count("predicted") == 1
+    assert "planning" in done.stdout
 
 
 def test_the_plan_is_saved_and_told_in_json(tmp_path: Path, runner: CliRunner) -> None:

@@ -167,6 +167,15 @@ def test_a_batch_is_many_contractions(case: Case, noise: Any) -> None:
     assert batch.pairs == plan.pairs
 
 
+def test_the_label_of_a_batch_is_new_and_a_letter_where_all_are() -> None:
+    assert tnet.plan("iz,zj->ij", (2, 3), (3, 4)).batch(5, [0]).spec.equation == "yiz,zj->yij"
+    letters = "".join(map(chr, range(ord("a"), ord("z") + 1)))
+    full = tnet.plan(f"{letters}->{letters}", (1,) * 26).batch(2).spec
+    assert full.labels[-1] == "batch"
+    named = tnet.plan((2, 3), ["batch", "i"], ["batch"]).batch(2).spec
+    assert named.labels[-1] == "batch'"
+
+
 def test_a_batch_keeps_the_memory_limit_or_says_so() -> None:
     plan = tnet.plan("ab,bc,cd,da->", *((32, 32),) * 4, memory_limit="100KiB")
     batch = plan.batch(2)

@@ -239,8 +239,8 @@ def test_bad_equations_are_refused_by_name(
         ({"planner": [(0, 2)]}, "2 operands"),
         ({"planner": [(0, 0)]}, "repeat"),
         ({"planner": []}, "2 operands are left"),
-        ({"planner": [("a", 1)]}, "planner is a list"),
-        ({"planner": 3}, "planner is a int"),
+        ({"planner": [("a", 1)]}, "planner is of type list"),
+        ({"planner": 3}, "planner is of type int"),
         ({"planner": "cotengra:nothing"}, "cotengra:nothing.*preset"),
         ({"memory_limit": 0}, "memory_limit"),
         ({"memory_limit": "many"}, "memory_limit"),
@@ -348,7 +348,8 @@ def test_what_is_no_dtype_of_numbers_is_refused(dtype: object) -> None:
 
 
 def test_limits_are_integers_of_any_kind() -> None:
-    assert tnet.plan("i,i->", (2,), (2,), memory_limit=np.int64(1000))  # pyright: ignore.memory_limit == 1000
+    thousand: Any = np.int64(1000)
+    assert tnet.plan("i,i->", (2,), (2,), memory_limit=thousand).memory_limit == 1000
     for limit in (1e6, np.float64(1e6), np.array(1e6), True, 0):
         with pytest.raises(InputError, match="positive integer"):
             tnet.plan("i,i->", (2,), (2,), memory_limit=limit)  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ def one(*shape):
         ((one(2),), "i", (), IndexLabelError, "tuples of names"),
         ((one(2),), (("i",),), "i", IndexLabelError, "tuples of names"),
         ((one(2),), ("i",), (), IndexLabelError, "tuple of names"),
-        ((one(2),), ((1,),), (), IndexLabelError, "index 1 is a int"),
+        ((one(2),), ((1,),), (), IndexLabelError, "index 1 is of type int"),
         ((one(2), one(3)), (("i",), ("i",)), (), IndexLabelError, r"'i' has size 2 in tensors\[0\] and 3 in"),
         ((one(2, 3),), (("i", "i"),), (), IndexLabelError, "'i' has size 2"),
         ((one(2),), (("i",),), ("i", "i"), IndexLabelError, "repeats"),

@@ -62,7 +62,7 @@ def plan(
         )
         return
     show(found)
-    show(f"  seconds   {found.predicted_seconds:.3g} predicted on this host, {planning:.3g} to plan")
+    show(f"  planning  {planning:.3g} s")
     if out is not None:
         show(f"saved {out}")
 

@@ -324,7 +324,8 @@ def _read_planner(planner: Planner) -> str | Path:
         path = tuple(tuple(operator.index(position) for position in step) for step in planner)
     except TypeError as error:
         raise InputError(
-            f"planner is a {type(planner).__name__}: give the name of a planner, or a path such as [(0, 1), (0, 1)]."
+            f"planner is of type {type(planner).__name__}: give the name of a planner, or a path such as "
+            "[(0, 1), (0, 1)]."
         ) from error
     return path
 
@@ -339,7 +340,7 @@ def _take_apart(equation: Any, given: Sequence[Any]) -> tuple[tuple[Any, ...], C
         return tuple(given), functools.partial(_parse, equation)
     if not (hasattr(equation, "shape") or isinstance(equation, (tuple, list))):
         raise InputError(
-            f"equation is a {type(equation).__name__}: give text such as 'ij,jk->ik', a TensorNetwork, or "
+            f"equation is of type {type(equation).__name__}: give text such as 'ij,jk->ik', a TensorNetwork, or "
             'operands with their labels: a, ["i", "j"], b, ["j", "k"], ["i", "k"].'
         )
     operands, terms, output = read_interleaved((equation, *given))
@@ -383,4 +384,4 @@ def _shape_and_dtype(x: Any, position: int, dtype: str) -> tuple[tuple[int, ...]
         if min(shape, default=0) >= 0 and math.prod(shape) >= 2**63:
             raise ShapeError(f"operand {position}: shape {shape} has 2^63 elements or more.")
         return shape, dtype
-    raise BackendError(f"operand {position} is a {type(x).__name__}: give a shape or an array.")
+    raise BackendError(f"operand {position} is of type {type(x).__name__}: give a shape or an array.")

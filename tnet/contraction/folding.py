@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -77,7 +78,7 @@ def _checked_constants(spec: ContractionSpec, constants: Mapping[int, Array]) ->
     """Return the constants as arrays by position, once positions and shapes fit the contraction."""
     n = len(spec.inputs)
     if not isinstance(constants, Mapping):
-        raise InputError(f"constants is a {type(constants).__name__}: give a mapping, {{position: array}}.")
+        raise InputError(f"constants is of type {type(constants).__name__}: give a mapping, {{position: array}}.")
     found: dict[int, Array] = {}
     for position, array in constants.items():
         if not _is_whole(position) or not 0 <= position < n:
@@ -193,12 +194,22 @@ def batch_spec(spec: ContractionSpec, n: int, operands: Sequence[int] | None) ->
     chosen = list(range(count)) if operands is None else list(operands)
     if not chosen or len(set(chosen)) != len(chosen) or not all(_is_whole(k) and 0 <= k < count for k in chosen):
         raise InputError(f"operands={operands!r}: name different operands from 0 to {count - 1}, at least one.")
-    label = _BATCH
-    while label in spec.labels:
-        label += "'"
+    label = _new_label(spec.labels)
     index = len(spec.sizes)
     inputs = tuple((index, *indices) if k in chosen else indices for k, indices in enumerate(spec.inputs))
     return ContractionSpec(inputs, (index, *spec.output), (*spec.sizes, int(n)), (*spec.labels, label))
+
+
+def _new_label(labels: Sequence[str]) -> str:
+    """Return a label that is not taken: a letter where all are, so that the equation stays one of einsum."""
+    if all(len(label) == 1 for label in labels):
+        for letter in reversed(string.ascii_lowercase):
+            if letter not in labels:
+                return letter
+    label = _BATCH
+    while label in labels:
+        label += "'"
+    return label
 
 
 def fold(plan: ContractionPlan, constants: Mapping[int, Array]) -> FoldedPlan:

@@ -318,16 +318,16 @@ def _read_term(term: str, whose: str) -> list[Any]:
 def _read_labels(labels: Any, whose: str) -> tuple[Any, ...]:
     if not isinstance(labels, (list, tuple)):
         raise InputError(
-            f"the labels of {whose} are a {type(labels).__name__}: give a list such as ['i', 'j']; operands and "
-            "lists of labels take turns."
+            f"the labels of {whose} are of type {type(labels).__name__}: give a list such as ['i', 'j']; operands "
+            "and lists of labels take turns."
         )
     for label in labels:
         try:
             hash(label)
         except TypeError:
             raise IndexLabelError(
-                f"label {_text(label)!r} of {whose} is a {type(label).__name__}: labels are hashable, such as text, "
-                "integers and tuples of them."
+                f"label {_text(label)!r} of {whose} is of type {type(label).__name__}: labels are hashable, such as "
+                "text, integers and tuples of them."
             ) from None
     return tuple(labels)
 

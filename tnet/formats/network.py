@@ -130,7 +130,7 @@ def _names(labels: Sequence[str]) -> tuple[str, ...]:
     names = tuple(labels)
     for label in names:
         if not isinstance(label, str):
-            raise IndexLabelError(f"index {label!r} is a {type(label).__name__}: names are strings.")
+            raise IndexLabelError(f"index {label!r} is of type {type(label).__name__}: names are strings.")
     return names
 
 

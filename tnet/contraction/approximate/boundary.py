@@ -222,7 +222,7 @@ def contract_boundary(
 
 def _check_arguments(network: Any, max_bond: Any, rtol: Any, method: Any) -> None:
     if not isinstance(network, TensorNetwork):
-        raise InputError(f"network is a {type(network).__name__}: give a TensorNetwork.")
+        raise InputError(f"network is of type {type(network).__name__}: give a TensorNetwork.")
     if (max_bond is None) == (rtol is None):
         given = "neither" if rtol is None else "both"
         raise RankError(f"max_bond= and rtol=: {given} given; give exactly one of them.")
