@@ -62,6 +62,15 @@ def test_a_size_target_is_worth_multiply_adds():
         assert score(tree, target) <= score(anneal(network, start, seed=0, n_sweeps=300), target) + 0.5
 
 
+def test_the_last_tree_may_cost_more_than_the_start():
+    spec, network = network_of(grid(6, 6))
+    start = anneal(network, one_by_one(36), seed=0, n_sweeps=300)
+    hot = [anneal(network, start.pairs, seed=s, n_sweeps=5, beta=(0.1, 0.2), keep="last") for s in range(3)]
+    for tree in hot:
+        check_tree(tree, spec)
+        assert tree.log2_macs > start.log2_macs + 0.1
+
+
 def test_no_sweeps_or_a_deadline_past_give_the_start():
     _, network = network_of(grid(5, 5))
     start = one_by_one(25)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ def anneal(
     n_sweeps: int,
     beta: tuple[float, float] = (1.0, 10.0),
     log2_size_target: float | None = None,
+    keep: Literal["best", "last"] = "best",
     deadline: float = math.inf,
 ) -> Tree:
     r"""Return the best tree that simulated annealing meets on its way, or the tree given.
@@ -71,6 +72,8 @@ def anneal(
         Base-2 logarithm of the elements wanted at most in an intermediate result. What is above counts like
         multiply-adds: a tree is judged by ``log2_macs + max(0, log2_size - log2_size_target)``, with the size of its
         largest intermediate, for that is the price of slicing a tree badly.
+    keep : {"best", "last"}
+        "last" returns the tree of the last sweep, which may cost more than the start: another good tree near by.
     deadline : float
         Value of ``time.perf_counter()`` at which the search ends. Where it comes before the last sweep, the
         temperature falls faster, so that it still ends at its lowest.
@@ -78,7 +81,7 @@ def anneal(
     Returns
     -------
     Tree
-        Never worse than the start.
+        Never worse than the start, if the best is kept.
 
     Notes
     -----
@@ -105,8 +108,8 @@ def anneal(
             break
         seconds_a_sweep = (now - started) / sweeps
         step = max(1.0 / n_sweeps, (1.0 - progress) * seconds_a_sweep / (deadline - now))
-    best = pairs_of_children(state.best)
-    return Tree(best, log2_macs(network, best))
+    found = pairs_of_children(state.best if keep == "best" else state.children)
+    return Tree(found, log2_macs(network, found))
 
 
 def _state_of(network: PlanningNetwork, pairs: np.ndarray, seed: int) -> _State:

@@ -17,6 +17,7 @@ from tnet.contraction.planners.linear import along_a_line
 from tnet.contraction.planners.network import PlanningNetwork
 from tnet.contraction.planners.optimal import optimal
 from tnet.contraction.planners.partition import by_partition
+from tnet.contraction.planners.recombination import recombine
 from tnet.contraction.planners.reconfigure import reconfigure
 from tnet.contraction.planners.trees import Tree
 
@@ -28,10 +29,15 @@ _MOST_OPTIMAL_OPERANDS = 24
 _SHARE_OF_OPTIMAL = 0.2  # of the time left, for a search that may end without a tree
 
 _RUNNERS = 8
+_LAST_RUNNERS = 2
 _FIRST_SWEEPS = 500
 _SWEEPS_GROW = 4  # a heat has half the runners of the one before, and each goes further
 _BETA = (0.5, 15.0)
-_KICK_BETA = (3.0, 20.0)
+
+_KICKS = 20
+_KICK_SWEEPS = 300
+_KICK_BETAS = ((4.0, 15.0), (2.5, 15.0))  # the next, hotter one when a round of kicks gains little
+_LITTLE = 0.01  # in log2
 
 _LOG2_OF_PROMISE = 4.0
 """Kinds of trees whose first one costs more than 16 times the best, once both are polished, take no part in races."""
@@ -91,9 +97,11 @@ def portfolio(network: PlanningNetwork, *, seed: int, budget: Budget, start: Tre
     -----
     1. Greedy trees with noise, then dynamic programming on up to 24 operands: a tree found by it ends the search.
     2. Trees of other kinds, each polished by reconfiguration: elimination orders, a line, partitions.
-    3. Races, one after another until the budget is used: 8 trees (the best so far, greedy ones, and of the other
-       kinds those of promise) are annealed by few sweeps, the better half by 4 times as many, and so on to the last.
-       Short runs from many trees find a good region; a long run there finds its floor.
+    3. Races, one after another until the budget is used: 8 trees (greedy ones, of the other kinds those of promise,
+       and the best so far in the first race) are annealed by few sweeps, the better half by 4 times as many, and so
+       on to the last two. Short runs from many trees find a good region.
+    4. The winner of a race is annealed from a low temperature, 20 times; the trees that come of it are recombined.
+       Rounds of this kind find the floor of the region. They are repeated as long as they gain.
 
     Sources as named by the planners; races of this kind are successive halving, K. Jamieson and A. Talwalkar,
     "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016.
@@ -128,7 +136,7 @@ def portfolio(network: PlanningNetwork, *, seed: int, budget: Budget, start: Tre
     starts = _starts(network, kinds[1:] if along_a_line in kinds else kinds, seeds, deadline)
     while time.perf_counter() < deadline():
         best = _race(network, field, best, starts, seeds, deadline)
-        field = [best]
+        field = []
     return best
 
 
@@ -155,27 +163,50 @@ def _race(
     seeds: Iterator[int],
     deadline: Callable[[], float],
 ) -> Tree:
-    """Anneal several trees, the better half of them further, and return the best of all."""
+    """Anneal several trees, the better half of them further, kick the winner, and return the best of all."""
     sweeps, n_runners, runners = _FIRST_SWEEPS, _RUNNERS, itertools.chain(field, starts)
     while True:
         ended: list[Tree] = []
         for tree in itertools.islice(runners, n_runners):
             if time.perf_counter() >= deadline():
                 return best
-            beta = _KICK_BETA if tree is best else _BETA
-            tree = anneal(network, tree.pairs, seed=next(seeds), n_sweeps=sweeps, beta=beta, deadline=deadline())
+            tree = anneal(network, tree.pairs, seed=next(seeds), n_sweeps=sweeps, beta=_BETA, deadline=deadline())
             tree = reconfigure(network, tree.pairs, seed=next(seeds), max_rounds=2, deadline=deadline())
             ended.append(tree)
             best = _cheaper(best, tree)
-        if n_runners == 1:
+        ended.sort(key=lambda tree: tree.log2_macs)
+        if n_runners <= _LAST_RUNNERS:
             break
         n_runners //= 2
-        runners = iter(sorted(ended, key=lambda tree: tree.log2_macs)[:n_runners])
+        runners = iter(ended[:n_runners])
         sweeps *= _SWEEPS_GROW
+    polished = _kicked(network, ended[0], seeds, deadline)
     polished = reconfigure(
-        network, best.pairs, subtree_size=_LARGE_SUBTREE, seed=next(seeds), max_rounds=2, deadline=deadline()
+        network, polished.pairs, subtree_size=_LARGE_SUBTREE, seed=next(seeds), max_rounds=2, deadline=deadline()
     )
     return _cheaper(best, polished)
+
+
+def _kicked(network: PlanningNetwork, tree: Tree, seeds: Iterator[int], deadline: Callable[[], float]) -> Tree:
+    """Anneal a tree lightly, many times, recombine what comes of it, and again as long as that gains."""
+    for beta in _KICK_BETAS:
+        gain = math.inf
+        while gain > _LITTLE:
+            near = [tree]
+            for _ in range(_KICKS):
+                if time.perf_counter() >= deadline():
+                    break
+                seed, until = next(seeds), deadline()
+                near.append(
+                    anneal(
+                        network, tree.pairs, seed=seed, n_sweeps=_KICK_SWEEPS, beta=beta, keep="last", deadline=until
+                    )
+                )
+            found = recombine(network, near)
+            found = reconfigure(network, found.pairs, seed=next(seeds), max_rounds=2, deadline=deadline())
+            gain = tree.log2_macs - found.log2_macs
+            tree = found
+    return tree
 
 
 def _cheaper(a: Tree, b: Tree) -> Tree:
