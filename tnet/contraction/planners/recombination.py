@@ -38,8 +38,8 @@ def recombine(network: PlanningNetwork, trees: Sequence[Tree]) -> Tree:
     -----
     T trees of n operands take O(T n (W + log(T n))) operations for W words of legs. Without output indices the cost
     of a step is the same for the three sets that meet in it, whichever lies above: all trees are hung up at one
-    operand first, the smallest, so that what differs by its root only is shared as well. Sets of leaves go by random names
-    of 64 bits, and two have one name with a chance below 1e-9.
+    operand first, the smallest, so that what differs by its root only is shared as well. Sets of leaves go by
+    random names of 64 bits, and two have one name with a chance below 1e-9.
     """
     best = min(trees, key=lambda tree: tree.log2_macs)
     n = len(network.legs)
