@@ -37,6 +37,7 @@ _BETA = (0.5, 15.0)
 _KICKS = 20
 _KICK_SWEEPS = 300
 _KICK_BETAS = ((4.0, 15.0), (2.5, 15.0))  # the next, hotter one when a round of kicks gains little
+_HARD_KICK_BETA = (2.0, 15.0)  # for the best tree, after a race without a better one
 _LITTLE = 0.01  # in log2
 
 _LOG2_OF_PROMISE = 4.0
@@ -102,6 +103,7 @@ def portfolio(network: PlanningNetwork, *, seed: int, budget: Budget, start: Tre
        on to the last two. Short runs from many trees find a good region.
     4. The winner of a race is annealed from a low temperature, 20 times; the trees that come of it are recombined.
        Rounds of this kind find the floor of the region. They are repeated as long as they gain.
+       After a race without a new best tree, the best one is kicked again, harder.
 
     Sources as named by the planners; races of this kind are successive halving, K. Jamieson and A. Talwalkar,
     "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016.
@@ -180,16 +182,24 @@ def _race(
         n_runners //= 2
         runners = iter(ended[:n_runners])
         sweeps *= _SWEEPS_GROW
-    polished = _kicked(network, ended[0], seeds, deadline)
+    polished = _kicked(network, ended[0], _KICK_BETAS, seeds, deadline)
     polished = reconfigure(
         network, polished.pairs, subtree_size=_LARGE_SUBTREE, seed=next(seeds), max_rounds=2, deadline=deadline()
     )
+    if polished.log2_macs > best.log2_macs:
+        polished = _kicked(network, best, (_HARD_KICK_BETA,), seeds, deadline)
     return _cheaper(best, polished)
 
 
-def _kicked(network: PlanningNetwork, tree: Tree, seeds: Iterator[int], deadline: Callable[[], float]) -> Tree:
+def _kicked(
+    network: PlanningNetwork,
+    tree: Tree,
+    betas: Sequence[tuple[float, float]],
+    seeds: Iterator[int],
+    deadline: Callable[[], float],
+) -> Tree:
     """Anneal a tree lightly, many times, recombine what comes of it, and again as long as that gains."""
-    for beta in _KICK_BETAS:
+    for beta in betas:
         gain = math.inf
         while gain > _LITTLE:
             near = [tree]
