@@ -19,7 +19,7 @@ from tnet.contraction.pairs import pairwise_macs, result_indices
 from tnet.contraction.planners.cuts import weigh_cuts
 from tnet.contraction.planners.network import planning_network
 from tnet.contraction.planning import Timing, find_pairs
-from tnet.contraction.slicing import choose_splits, sliced_peak, sliced_sizes
+from tnet.contraction.slicing import choose_splits, sliced_peak, sliced_sizes, smallest_prime_factor
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import MemoryLimitError
 
@@ -158,3 +158,9 @@ def test_fewer_slices_than_cutting_at_the_end() -> None:
     assert pairwise_macs(spec, found, sliced_sizes(spec, splits)) * math.prod(p for _, p in splits) < pairwise_macs(
         spec, pairs, sliced_sizes(spec, plain)
     ) * math.prod(p for _, p in plain)
+
+
+def test_an_index_of_huge_prime_size_is_cut_into_single_entries() -> None:
+    assert [smallest_prime_factor(n) for n in (0, 1, 2, 15, 49, 2**61 - 1, 65521 * 65521)] == [
+        0, 1, 2, 3, 7, 2**61 - 1, 65521,
+    ]  # fmt: skip

@@ -67,6 +67,14 @@ class _Problem(NamedTuple):
     def peak(self, pairs: Sequence[Pair], splits: Sequence[Split]) -> int:
         return sliced_peak(self.spec, pairs, splits, self.dtypes, self.layouts).n_bytes
 
+    def fits(self, pairs: Sequence[Pair], splits: Sequence[Split]) -> bool:
+        """Return whether the peak is within the limit; nothing is lowered where one intermediate is above it."""
+        sizes = sliced_sizes(self.spec, splits)
+        largest = max(
+            size_of(indices, sizes) for indices in result_indices(self.spec, pairs)[len(self.spec.inputs) :]
+        )
+        return largest * self.dtypes.compute_itemsize <= self.limit and self.peak(pairs, splits) <= self.limit
+
 
 def fit_into_memory(
     spec: ContractionSpec,
@@ -92,7 +100,7 @@ def fit_into_memory(
     layouts : sequence of (tuple of int or None), optional
         Memory layout of each input; C order by default.
     timing : Timing
-        At least one attempt is made.
+        At least one attempt is made; after the ceiling it goes on without annealing.
     seed : int
     may_change_tree : bool
         False keeps ``pairs`` as they are.
@@ -127,7 +135,7 @@ def fit_into_memory(
         return pairs, choose_splits(spec, pairs, dtypes, limit, layouts)
     floor = unavoidable_bytes(spec, dtypes)
     if limit <= floor:
-        raise _refusal(problem, pairs, seed, floor + floor // 8)
+        raise _refusal(problem, pairs, seed, floor + floor // 8, timing.ceiling)
     return _by_attempts(problem, pairs, timing, seed)
 
 
@@ -153,7 +161,7 @@ def _by_attempts(
     unmet: Unmet | None = None
     started = time.perf_counter()
     for attempt in range(_MOST_ATTEMPTS):
-        found = _attempt(problem, pairs, draws, attempt)
+        found = _attempt(problem, pairs, draws, attempt, timing.ceiling)
         if isinstance(found, Unmet):
             unmet = found if unmet is None or found.least < unmet.least else unmet
         elif best is None or found.macs < best.macs:
@@ -163,16 +171,16 @@ def _by_attempts(
         if time.perf_counter() + spent > timing.deadline(macs, started) or not problem.may_change_tree:
             break
     if best is None and unmet is not None:
-        raise _refusal(problem, pairs, seed, unmet.least)
+        raise _refusal(problem, pairs, seed, unmet.least, timing.ceiling)
     assert best is not None
     return best.pairs, best.splits
 
 
-def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, limit: int) -> MemoryLimitError:
+def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, limit: int, deadline: float) -> MemoryLimitError:
     """Return the error for a limit that cannot be met; from ``limit`` upwards it looks for one that can."""
     uncut = advised = least = Reached(problem.peak(pairs, ()), 1)
     for _ in range(_MOST_RAISES):
-        found = _attempt(problem._replace(limit=limit), pairs, np.random.default_rng(seed), 0)
+        found = _attempt(problem._replace(limit=limit), pairs, np.random.default_rng(seed), 0, deadline)
         if isinstance(found, Unmet):
             limit = max(min(found.least, int(limit * _RAISE**2)), int(limit * _RAISE))
             continue
@@ -187,29 +195,28 @@ def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, limit: int) 
     return cannot_be_met(problem.limit, unavoidable_bytes(problem.spec, problem.dtypes), advised, least)
 
 
-def _attempt(problem: _Problem, pairs: tuple[Pair, ...], draws: np.random.Generator, attempt: int) -> Fitted | Unmet:
-    """Cut until the contraction fits, or nothing is left to cut."""
+def _attempt(
+    problem: _Problem, pairs: tuple[Pair, ...], draws: np.random.Generator, attempt: int, deadline: float
+) -> Fitted | Unmet:
+    """Cut until the contraction fits, or nothing is left to cut; after the deadline trees are only reconfigured."""
     from tnet.contraction.planners.cuts import weigh_cuts
 
     spec = problem.spec
     target = _log2_target(problem)
     if problem.may_change_tree and attempt:
-        pairs = _smaller_tree(spec, pairs, spec.sizes, target, draws, _SWEEPS, _BETA)
+        pairs = _smaller_tree(spec, pairs, spec.sizes, target, draws, _SWEEPS, _BETA, deadline)
     parts: dict[int, int] = {}
-    least = problem.peak(pairs, ())
     while True:
         splits = tuple(sorted(parts.items()))
-        peak = problem.peak(pairs, splits)
-        least = min(least, peak)
-        if peak <= problem.limit:
-            break
+        if problem.fits(pairs, splits):
+            return _without_superfluous_cuts(problem, pairs, parts)
         sizes = sliced_sizes(spec, splits)
         network = planning_network(spec.inputs, spec.output, [max(size, 1) for size in sizes])
         prime = [smallest_prime_factor(size) for size in sizes]
         log2_slices = math.log2(math.prod(parts.values()))
         cuts = weigh_cuts(network, np.array(pairs, np.int32), _touched(spec, splits), log2_slices, prime)
         if not len(cuts.indices) or sum(map(int.bit_length, parts.values())) > _MOST_CUTS:
-            return Unmet(least)
+            return Unmet(problem.peak(pairs, splits))
         price = cuts.log2_macs + np.maximum(cuts.log2_peak - target - _PARTS_OF_PEAK, 0.0)
         if attempt:
             price += _NOISE * draws.gumbel(size=len(price))
@@ -217,8 +224,7 @@ def _attempt(problem: _Problem, pairs: tuple[Pair, ...], draws: np.random.Genera
         parts[index] = parts.get(index, 1) * prime[index]
         sizes = sliced_sizes(spec, tuple(parts.items()))
         if problem.may_change_tree:
-            pairs = _smaller_tree(spec, pairs, sizes, target, draws, _SWEEPS_A_CUT, _BETA_A_CUT)
-    return _without_superfluous_cuts(problem, pairs, parts)
+            pairs = _smaller_tree(spec, pairs, sizes, target, draws, _SWEEPS_A_CUT, _BETA_A_CUT, deadline)
 
 
 def _smaller_tree(
@@ -229,6 +235,7 @@ def _smaller_tree(
     draws: np.random.Generator,
     n_sweeps: int,
     beta: tuple[float, float],
+    deadline: float,
 ) -> tuple[Pair, ...]:
     """Return a tree with fewer multiply-adds, or smaller intermediates, under the sizes of a slice."""
     from tnet.contraction.planners.annealing import anneal
@@ -243,24 +250,25 @@ def _smaller_tree(
         n_sweeps=n_sweeps,
         beta=beta,
         log2_size_target=target,
+        deadline=deadline,
     )
     return order_for_memory(spec, [(a, b) for a, b in tree.pairs.tolist()], sizes)
 
 
 def _without_superfluous_cuts(problem: _Problem, pairs: tuple[Pair, ...], parts: dict[int, int]) -> Fitted:
-    """Take back every prime factor of a cut without which the contraction fits too."""
+    """Take back every prime factor of a cut without which the contraction fits too.
+
+    One pass: what did not fit without a cut does not fit without that cut and others.
+    """
     spec = problem.spec
-    changed = True
-    while changed:
-        changed = False
-        for index in sorted(parts):
-            fewer = dict(parts)
-            fewer[index] //= smallest_prime_factor(fewer[index])
+    for index in sorted(parts):
+        while index in parts:
+            fewer = parts | {index: parts[index] // smallest_prime_factor(parts[index])}
             if fewer[index] == 1:
                 del fewer[index]
-            if problem.peak(pairs, tuple(sorted(fewer.items()))) <= problem.limit:
-                parts, changed = fewer, True
+            if not problem.fits(pairs, tuple(sorted(fewer.items()))):
                 break
+            parts = fewer
     splits = tuple(sorted(parts.items()))
     return Fitted(pairs, splits, sliced_macs(spec, pairs, splits))
 

@@ -28,6 +28,8 @@ __all__ = [
     "unavoidable_bytes",
 ]
 
+_LARGEST_PRIME = 2**16
+
 Split = tuple[int, int]
 """An index and the number of equal parts that it is cut into."""
 
@@ -213,8 +215,11 @@ def _indices_alive(spec: ContractionSpec, pairs: Sequence[Pair], peak: Peak, spl
 
 
 def smallest_prime_factor(n: int) -> int:
-    """Return the smallest prime that divides n; n itself for 0 and 1."""
-    for p in range(2, math.isqrt(n) + 1):
+    """Return the smallest prime that divides n, if it is below 2^16; else n itself, as for 0 and 1.
+
+    An index without small factors is cut into single entries: parts of a larger prime would be as many slices.
+    """
+    for p in range(2, min(math.isqrt(n) + 1, _LARGEST_PRIME)):
         if n % p == 0:
             return p
     return n

@@ -13,7 +13,7 @@ from tnet.arrays.compiled import jit
 from tnet.contraction.planners.bits import weight_of_union
 from tnet.contraction.planners.network import PlanningNetwork
 from tnet.contraction.planners.optimal import DenseTables, dense_tables, solve_subsets, weigh_subsets
-from tnet.contraction.planners.trees import Tree, legs_of_nodes, log2_macs
+from tnet.contraction.planners.trees import Tree, legs_of_nodes, log2_macs, pairs_of_children
 from tnet.errors import InputError
 
 __all__ = ["reconfigure"]
@@ -109,7 +109,7 @@ def reconfigure(
         n_idle = 0 if work.counters[_N_CHANGED] else n_idle + 1
         if time.perf_counter() >= deadline or n_idle > _PATIENCE:
             break
-    improved = _pairs_of_nodes(nodes.children)
+    improved = pairs_of_children(nodes.children)
     cost = log2_macs(network, improved)
     return Tree(improved, cost) if cost < start.log2_macs else start
 
@@ -258,26 +258,6 @@ def _replace(nodes: Any, work: Any, root: int, n_leaves: int, log2_sizes: Any) -
         a, b = nodes.children[node, 0], nodes.children[node, 1]
         nodes.log2_step[node] = weight_of_union(nodes.legs[a], nodes.legs[b], log2_sizes)
         nodes.name[node] = nodes.name[a] ^ nodes.name[b]
-
-
-@jit
-def _pairs_of_nodes(children: Any) -> Any:
-    """Number the steps anew, each after its operands."""
-    n_nodes = children.shape[0]
-    n = (n_nodes + 1) // 2
-    pairs = np.empty((n - 1, 2), np.int32)
-    top_down = np.empty(n - 1, np.int64)
-    top_down[0] = n_nodes - 1
-    n_seen = 1
-    for k in range(n - 1):
-        for side in range(2):
-            child = children[top_down[k], side]
-            if child >= n:
-                top_down[n_seen] = child
-                child = n_nodes - 1 - n_seen
-                n_seen += 1
-            pairs[n - 2 - k, side] = child
-    return pairs
 
 
 @jit
