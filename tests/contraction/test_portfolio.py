@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from tnet.contraction.pairs import pairwise_macs
 from tnet.contraction.planners import portfolio as module
 from tnet.contraction.planners.network import PlanningNetwork, planning_network
 from tnet.contraction.planners.optimal import optimal
-from tnet.contraction.planners.portfolio import Budget, portfolio
+from tnet.contraction.planners.portfolio import portfolio
 from tnet.contraction.planners.trees import Tree, log2_macs
 from tnet.contraction.planning import PLANNING_SHARE, Timing, find_pairs
 
@@ -40,19 +41,25 @@ def network_of(n: int, size: int = 2, seed: int = 0) -> PlanningNetwork:
     return planning_network(spec.inputs, spec.output, spec.sizes)
 
 
-def test_a_budget_is_a_share_of_the_prediction_between_floor_and_ceiling() -> None:
-    budget = Budget(started=100.0, ceiling=30.0, share=0.5, floor=0.1, log2_rate=30.0)
-    assert budget.deadline(34.0) == 108.0  # 16 s to run
-    assert budget.deadline(20.0) == 100.1
-    assert budget.deadline(5000.0) == 130.0
-    assert budget._replace(share=None).deadline(0.0) == 130.0
+def until(ceiling: float) -> Callable[[float], float]:
+    return lambda log2_macs: ceiling
+
+
+def test_planning_takes_a_share_of_the_prediction_between_floor_and_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tnet.contraction.planning.host_rates", lambda dtype: SimpleNamespace(macs=2.0**30))
+    timing = Timing(100.0, None, "float64")
+    assert timing.deadline(34.0, since=101.0) == 109.0  # 16 s to run
+    assert timing.deadline(20.0, since=101.0) == 101.1
+    assert timing.deadline(5000.0, since=101.0) == 130.0
+    assert timing.deadline(20.0, since=140.0) == 140.1
+    assert timing._replace(max_seconds=7.0).deadline(0.0, since=101.0) == 107.0
 
 
 @pytest.mark.parametrize("ceiling", [0.0, 1.0, 50.0])
 def test_the_search_looks_at_the_clock_and_stops(monkeypatch: pytest.MonkeyPatch, ceiling: float) -> None:
     clock = Clock(0.05)
     monkeypatch.setattr(time, "perf_counter", clock)
-    tree = portfolio(network_of(60), seed=0, budget=Budget(0.0, ceiling, None, 0.0, 30.0))
+    tree = portfolio(network_of(60), seed=0, deadline_of=until(ceiling))
     assert len(tree.pairs) == 59
     assert clock.now <= ceiling + 5.0  # what was begun ends soon
 
@@ -62,7 +69,7 @@ def test_a_longer_search_continues_a_shorter_one(monkeypatch: pytest.MonkeyPatch
     found = []
     for ceiling in (1.0, 20.0, 80.0, 80.0):
         monkeypatch.setattr(time, "perf_counter", Clock(0.05))
-        found.append(portfolio(network, seed=5, budget=Budget(0.0, ceiling, None, 0.0, 30.0)))
+        found.append(portfolio(network, seed=5, deadline_of=until(ceiling)))
     assert found[0].log2_macs >= found[1].log2_macs >= found[2].log2_macs
     assert np.array_equal(found[2].pairs, found[3].pairs)
 
@@ -71,7 +78,7 @@ def test_small_networks_end_at_the_optimum(monkeypatch: pytest.MonkeyPatch) -> N
     clock = Clock(1e-3)
     monkeypatch.setattr(time, "perf_counter", clock)
     network = network_of(14, 3)
-    tree = portfolio(network, seed=0, budget=Budget(0.0, 1e6, None, 0.0, 30.0))
+    tree = portfolio(network, seed=0, deadline_of=until(1e6))
     best = optimal(network)
     assert best is not None
     assert math.isclose(tree.log2_macs, best.log2_macs)
@@ -80,8 +87,8 @@ def test_small_networks_end_at_the_optimum(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_known_tree_is_never_made_worse() -> None:
     network = network_of(30, 2, seed=4)
-    start = portfolio(network, seed=0, budget=Budget(time.perf_counter(), 0.3, None, 0.0, 30.0))
-    again = portfolio(network, seed=1, budget=Budget(0.0, 0.0, None, 0.0, 30.0), start=start)
+    start = portfolio(network, seed=0, deadline_of=until(time.perf_counter() + 0.3))
+    again = portfolio(network, seed=1, deadline_of=until(0.0), start=start)
     assert again.log2_macs <= start.log2_macs
     assert math.isclose(log2_macs(network, again.pairs), again.log2_macs)
 
@@ -102,7 +109,7 @@ def test_every_stage_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in names:
         monkeypatch.setattr(module, name, watched(name))
     monkeypatch.setattr(time, "perf_counter", Clock(0.01))
-    portfolio(network_of(40), seed=0, budget=Budget(0.0, 20.0, None, 0.0, 30.0))
+    portfolio(network_of(40), seed=0, deadline_of=until(20.0))
     assert called == set(names)
 
 

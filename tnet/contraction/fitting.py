@@ -168,7 +168,10 @@ def _by_attempts(
             best = found
         spent = (time.perf_counter() - started) / (attempt + 1)
         macs = pairwise_macs(problem.spec, pairs) if best is None else best.macs
-        if time.perf_counter() + spent > timing.deadline(macs, started) or not problem.may_change_tree:
+        if (
+            time.perf_counter() + spent > timing.deadline(math.log2(max(macs, 1)), started)
+            or not problem.may_change_tree
+        ):
             break
     if best is None and unmet is not None:
         raise _refusal(problem, pairs, seed, unmet.least, timing.ceiling)

@@ -69,23 +69,23 @@ class Timing(NamedTuple):
         """Return the timing of the search of an order that cuts will be sought for after it."""
         return self if self.max_seconds is None else self._replace(max_seconds=_FIRST_PART * self.max_seconds)
 
-    def deadline(self, macs: int, since: float) -> float:
-        """Return when a search that began at ``since`` has taken its share of what ``macs`` take to run."""
+    def deadline(self, log2_macs: float, since: float) -> float:
+        """Return when a search that began at ``since`` has taken its share of what so many multiply-adds take."""
         if self.max_seconds is not None:
             return self.ceiling
-        share = PLANNING_SHARE * _seconds(macs, self.dtype)
+        share = PLANNING_SHARE * _seconds(log2_macs, self.dtype)
         return min(max(self.ceiling, since + _LEAST_SECONDS), since + max(share, _LEAST_SECONDS))
 
     def pays_to_compile(self, macs: int) -> bool:
         """Return whether the compiled planners may be loaded for a contraction that costs ``macs`` so far."""
         if self.max_seconds is not None:
             return self.max_seconds > _SECONDS_TO_LOAD or _FIRST_COMPILED in sys.modules
-        return macs > _CHEAP_MACS and PLANNING_SHARE * _seconds(macs, self.dtype) > _SECONDS_TO_LOAD
+        return macs > _CHEAP_MACS and PLANNING_SHARE * _seconds(math.log2(macs), self.dtype) > _SECONDS_TO_LOAD
 
 
-def _seconds(macs: int, dtype: str) -> float:
+def _seconds(log2_macs: float, dtype: str) -> float:
     """Return how long multiply-adds take on this host."""
-    return min(macs, 10**300) / host_rates(dtype).macs
+    return 2.0 ** min(log2_macs, 1000.0) / host_rates(dtype).macs
 
 
 def name_of_planner(planner: str | Path) -> str:
@@ -212,18 +212,18 @@ class _Search:
 
     def by_portfolio(self) -> tuple[Pair, ...]:
         """Return the best order that all planners find for the components."""
-        from tnet.contraction.planners.portfolio import Budget, portfolio
+        from tnet.contraction.planners.portfolio import portfolio
         from tnet.contraction.planners.trees import Tree, log2_macs
-
-        share = None if self._timing.max_seconds is not None else PLANNING_SHARE
-        log2_rate = 0.0 if share is None else math.log2(host_rates(self._timing.dtype).macs)
 
         def find(part: Component, tree: Sequence[Pair], deadline: float) -> Tree:
             network = self._network(part)
-            now = time.perf_counter()
+            since = time.perf_counter()
             start = Tree(_as_array(tree), log2_macs(network, _as_array(tree)))
-            budget = Budget(now, max(deadline - now, 0.0), share, _LEAST_SECONDS, log2_rate - part.log2_scale)
-            return portfolio(network, seed=self._seed, budget=budget, start=start)
+
+            def deadline_of(log2: float) -> float:
+                return min(deadline, self._timing.deadline(log2 + part.log2_scale, since))
+
+            return portfolio(network, seed=self._seed, deadline_of=deadline_of, start=start)
 
         return self._component_by_component(find)
 

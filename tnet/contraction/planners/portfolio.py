@@ -6,7 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from tnet.contraction.planners.recombination import recombine
 from tnet.contraction.planners.reconfigure import reconfigure
 from tnet.contraction.planners.trees import Tree
 
-__all__ = ["Budget", "portfolio"]
+__all__ = ["portfolio"]
 
 _FIRST_TRIALS = 32
 _TRIALS_A_START = 16
@@ -46,47 +45,20 @@ _LOG2_OF_PROMISE = 4.0
 _LARGE_SUBTREE = 11
 
 
-class Budget(NamedTuple):
-    """How long planning may take: a ceiling, and a share of the time that the contraction will take.
-
-    Parameters
-    ----------
-    started : float
-        Value of ``time.perf_counter()``.
-    ceiling : float
-        Seconds.
-    share : float or None
-        Of the predicted seconds; None uses the ceiling up.
-    floor : float
-        Seconds that are spent at least where ``share`` is given.
-    log2_rate : float
-        Base-2 logarithm of the multiply-adds a second.
-    """
-
-    started: float
-    ceiling: float
-    share: float | None
-    floor: float
-    log2_rate: float
-
-    def deadline(self, log2_macs: float) -> float:
-        """Return the value of ``time.perf_counter()`` at which a plan of that cost is good enough."""
-        if self.share is None:
-            return self.started + self.ceiling
-        predicted = 2.0 ** min(log2_macs - self.log2_rate, 60.0)
-        return self.started + min(self.ceiling, max(self.floor, self.share * predicted))
-
-
-def portfolio(network: PlanningNetwork, *, seed: int, budget: Budget, start: Tree | None = None) -> Tree:
-    """Return the best tree that the planners find within a budget.
+def portfolio(
+    network: PlanningNetwork, *, seed: int, deadline_of: Callable[[float], float], start: Tree | None = None
+) -> Tree:
+    """Return the best tree that the planners find before it is good enough.
 
     Parameters
     ----------
     network : PlanningNetwork
         Connected, or not.
     seed : int
-        One seed gives one sequence of searches; the budget decides how many of them are made.
-    budget : Budget
+        One seed gives one sequence of searches; the clock decides how many of them are made.
+    deadline_of : callable
+        Given the base-2 logarithm of the multiply-adds of the best tree so far, the value of ``time.perf_counter()``
+        at which it is good enough.
     start : Tree, optional
         A tree known already; the result is never worse.
 
@@ -98,7 +70,7 @@ def portfolio(network: PlanningNetwork, *, seed: int, budget: Budget, start: Tre
     -----
     1. Greedy trees with noise, then dynamic programming on up to 24 operands: a tree found by it ends the search.
     2. Trees of other kinds, each polished by reconfiguration: elimination orders, a line, partitions.
-    3. Races, one after another until the budget is used: 8 trees (greedy ones, of the other kinds those of promise,
+    3. Races, one after another until the deadline: 8 trees (greedy ones, of the other kinds those of promise,
        and the best so far in the first race) are annealed by few sweeps, the better half by 4 times as many, and so
        on to the last two. Short runs from many trees find a good region.
     4. The winner of a race is annealed from a low temperature, 20 times; the trees that come of it are recombined.
@@ -113,7 +85,10 @@ def portfolio(network: PlanningNetwork, *, seed: int, budget: Budget, start: Tre
         return Tree(np.empty((0, 2), np.int32), -math.inf)
     seeds = _seeds(seed)
     best = Tree(np.empty((0, 2), np.int32), math.inf) if start is None else start
-    deadline = _deadline_of(budget, lambda: best.log2_macs)
+
+    def deadline() -> float:
+        return deadline_of(best.log2_macs)
+
     best = _cheaper(best, random_greedy(network, seed=next(seeds), n_trials=_FIRST_TRIALS, deadline=deadline()))
     if n == 2 or time.perf_counter() >= deadline():
         return best
@@ -227,7 +202,3 @@ def _seeds(seed: int) -> Iterator[int]:
     draws = np.random.default_rng(seed)
     while True:
         yield int(draws.integers(2**31))
-
-
-def _deadline_of(budget: Budget, log2_macs: Callable[[], float]) -> Callable[[], float]:
-    return lambda: budget.deadline(log2_macs())
