@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.contraction.planners.trees_by_hand import (
+from tests.contraction.planners.trees import (
     chain,
     is_tree,
     least_log2_macs,
     random_network,
+    random_networks,
     random_regular,
 )
 from tnet.contraction.planners import optimal as module
@@ -19,9 +20,7 @@ from tnet.contraction.planners.network import planning_network
 from tnet.contraction.planners.optimal import optimal
 from tnet.contraction.planners.trees import log2_macs
 
-cases = st.builds(
-    random_network, st.integers(0, 2**32), st.integers(2, 6), st.integers(1, 9), n_output=st.integers(0, 3)
-)
+cases = random_networks(2, 6, 9)
 
 
 @given(cases)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contraction.networks import networks
-from tests.contraction.planners.trees import check_tree, grid, network_of
+from tests.contraction.planners.trees import check_tree, grid, network_of, random_pairs
 from tnet.contraction.planners.annealing import anneal
 from tnet.contraction.planners.greedy import random_greedy
 from tnet.contraction.planners.network import planning_network
@@ -21,14 +21,8 @@ def tree_of(network, pairs):
 
 
 def random_trees(network, n_trees, seed):
-    draws = np.random.default_rng(seed)
-    n = len(network.legs)
-    for _ in range(n_trees):
-        nodes, pairs = list(range(n)), []
-        for k in range(n - 1):
-            pairs.append([nodes.pop(draws.integers(len(nodes))) for _ in range(2)])
-            nodes.append(n + k)
-        yield tree_of(network, pairs)
+    for k in range(n_trees):
+        yield tree_of(network, random_pairs(seed + k, len(network.legs)))
 
 
 def all_trees(n):

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.contraction.planners.trees_by_hand import (
+from tests.contraction.planners.trees import (
     chain,
     is_tree,
     least_log2_macs,
     random_network,
+    random_networks,
     random_pairs,
     random_regular,
 )
@@ -20,9 +21,7 @@ from tnet.contraction.planners.reconfigure import reconfigure
 from tnet.contraction.planners.trees import log2_macs
 from tnet.errors import InputError
 
-cases = st.builds(
-    random_network, st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 20), n_output=st.integers(0, 3)
-)
+cases = random_networks(1, 20, 20)
 
 
 @given(cases, st.integers(0, 2**32), st.integers(2, 9))

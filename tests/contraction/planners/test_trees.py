@@ -1,29 +1,20 @@
 import math
-import random
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contraction.networks import networks
+from tests.contraction.planners.trees import network_of, random_pairs
 from tnet.contraction.pairs import pairwise_macs, result_indices
-from tnet.contraction.planners.network import planning_network
 from tnet.contraction.planners.trees import legs_of_nodes, log2_macs
-from tnet.contraction.spec import parse_equation
 
 
 @given(networks(), st.integers(0, 2**32))
 def test_legs_and_cost_are_those_of_the_exact_count(case, seed):
-    spec = parse_equation(case.equation, case.shapes)
-    noise = random.Random(seed)
-    alive, pairs = list(range(len(spec.inputs))), []
-    while len(alive) > 1:
-        a, b = noise.sample(alive, 2)
-        alive = [k for k in alive if k not in (a, b)] + [len(spec.inputs) + len(pairs)]
-        pairs.append((a, b))
-    network = planning_network(spec.inputs, spec.output, spec.sizes)
-    array = np.array(pairs, dtype=np.int32).reshape(-1, 2)
+    spec, network = network_of(case)
+    array = random_pairs(seed, len(spec.inputs))
+    pairs = array.tolist()
     legs = legs_of_nodes(network.legs, network.output, array)
     for row, expected in zip(legs, result_indices(spec, pairs), strict=True):
         found = {int(network.indices[w, b]) for w in range(row.size) for b in range(64) if int(row[w]) >> b & 1}

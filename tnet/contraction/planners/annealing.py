@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tnet.arrays.compiled import jit
 from tnet.contraction.planners.bits import count_bits, weight, weight_of_union
 from tnet.contraction.planners.network import PlanningNetwork
+from tnet.contraction.planners.noise import random_word, uniform_of_word
 from tnet.contraction.planners.trees import Tree, legs_of_nodes, log2_macs, pairs_of_children
 
 __all__ = ["anneal"]
@@ -139,7 +140,7 @@ def _sweep_loop(state: Any, n_sweeps: int, beta: float, step: float, target: flo
     one = np.uint64(1)
     for _ in range(n_sweeps):
         for p in range(n_nodes - 1, n - 1, -1):
-            z = _random_word(state.noise)
+            z = random_word(state.noise)
             side = np.int64(z & one)
             x = children[p, side]
             if x < n:
@@ -155,7 +156,7 @@ def _sweep_loop(state: Any, n_sweeps: int, beta: float, step: float, target: flo
                 macs_x += count_bits(union) * state.log2_sizes[w]
                 macs_p += count_bits((union & legs[p, w]) | legs[b, w]) * state.log2_sizes[w]
             # Taken where the cost grows by less than an exponential variate over beta.
-            room = -math.log((np.float64(z >> np.uint64(11)) + 0.5) * 2.0**-53) / beta
+            room = -math.log(uniform_of_word(z)) / beta
             size_x = 0.0
             if target < math.inf:
                 for w in range(n_words):
@@ -170,16 +171,6 @@ def _sweep_loop(state: Any, n_sweeps: int, beta: float, step: float, target: flo
             children[p, 0], children[p, 1] = x, b
         beta += step
         _keep_if_best(state, target)
-
-
-@jit
-def _random_word(noise: Any) -> Any:
-    """Return the next number of the generator splitmix64."""
-    noise[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = noise[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 @jit

@@ -14,13 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tnet.arrays.compiled import jit
+from tnet.contraction.planners.incidence import Incidence, incidence
 from tnet.contraction.planners.network import PlanningNetwork
+from tnet.contraction.planners.noise import random_word, uniform_of_word
 from tnet.contraction.planners.trees import Tree
 
 __all__ = ["random_greedy"]
 
 _MOST_NEIGHBOURS = 32
 """Operands looked at through one index; of an index that more carry, that many are looked at from each carrier."""
+
+_ALPHAS = (0.1, 4.0)
+_LOG_TEMPERATURES = (math.log(1e-3), math.log(1.0))
 
 _WORK_A_PIECE = 1 << 18
 """Candidate pairs and legs between two looks at the clock: 10 to 40 ms."""
@@ -31,18 +36,12 @@ _FILL, _CONTRACT, _JOIN, _DONE, _STOPPED = range(5)
 _PHASE, _CURSOR, _STEP, _HEAP_SIZE, _STAMP, _PUSHED = range(6)
 
 
-class _Graph(NamedTuple):
-    """The network as lists: an entry is a leg of an operand."""
-
-    first_entry: npt.NDArray[np.int32]  # entries of operand k: first_entry[k] ... first_entry[k + 1] - 1
-    index_of_entry: npt.NDArray[np.int32]
-    first_carrier: npt.NDArray[np.int32]  # of each index, where its entries start in a list ordered by index
-    in_output: npt.NDArray[np.bool_]
-    log2_sizes: npt.NDArray[np.float64]  # of each index
-
-
 class _State(NamedTuple):
-    """One trial under way: the legs of a node are a linked list of entries, which a contraction joins."""
+    """One trial under way.
+
+    An entry is a leg of an operand, by its place in the lists of the network. The legs of a node are a linked list of
+    entries, which a contraction joins.
+    """
 
     next_entry: npt.NDArray[np.int32]
     owner: npt.NDArray[np.int32]  # node that an entry is a leg of
@@ -62,16 +61,7 @@ class _State(NamedTuple):
     noise: npt.NDArray[np.uint64]
 
 
-def random_greedy(
-    network: PlanningNetwork,
-    *,
-    seed: int,
-    n_trials: int,
-    alpha: tuple[float, float] = (0.1, 4.0),
-    temperature: tuple[float, float] = (1e-3, 1.0),
-    known_log2_macs: float = math.inf,
-    deadline: float = math.inf,
-) -> Tree:
+def random_greedy(network: PlanningNetwork, *, seed: int, n_trials: int, deadline: float = math.inf) -> Tree:
     r"""Return the cheapest of several greedy trees.
 
     A trial contracts, again and again, the pair of neighbours with the least
@@ -86,13 +76,8 @@ def random_greedy(
     seed : int
         One seed gives one tree, unless the deadline cuts the trials.
     n_trials : int
-        The first is without noise, with alpha = 1.
-    alpha : pair of float
-        Range of :math:`\alpha`, drawn uniformly for each trial.
-    temperature : pair of float
-        Range of :math:`\tau`, drawn log-uniformly for each trial.
-    known_log2_macs : float
-        A cost reached elsewhere: all trials but the first stop as soon as they are no better.
+        The first is without noise, with alpha = 1; for each other one alpha is drawn uniformly from 0.1 to 4, and tau
+        log-uniformly from 0.001 to 1.
     deadline : float
         Value of ``time.perf_counter()`` at which the search ends; the first trial then joins what is left by size.
 
@@ -109,16 +94,16 @@ def random_greedy(
     n = len(network.legs)
     if n < 2:
         return Tree(np.empty((0, 2), np.int32), -math.inf)
-    graph = _Graph(*_leg_lists(network.legs, network.output, network.log2_sizes))
+    graph = incidence(network)
     state = _empty_state(graph, n, seed)
     heap_keys, heap_nodes = _empty_heap(max(1024, 2 * n))
     draws = np.random.default_rng(seed)
-    best, bound = Tree(state.pairs, math.inf), math.inf
+    best = Tree(state.pairs, math.inf)
     for trial in range(max(n_trials, 1)):
-        a = draws.uniform(*alpha) if trial else 1.0
-        tau = math.exp(draws.uniform(math.log(temperature[0]), math.log(temperature[1]))) if trial else 0.0
+        alpha = draws.uniform(*_ALPHAS) if trial else 1.0
+        tau = math.exp(draws.uniform(*_LOG_TEMPERATURES)) if trial else 0.0
         _start(graph, state)
-        while not _advance(graph, state, heap_keys, heap_nodes, a, tau, bound, _WORK_A_PIECE):
+        while not _advance(graph, state, heap_keys, heap_nodes, alpha, tau, best.log2_macs, _WORK_A_PIECE):
             if state.counters[_HEAP_SIZE] + n > heap_keys.size:
                 heap_keys, heap_nodes = _larger_heap(heap_keys, heap_nodes)
             if time.perf_counter() > deadline:
@@ -127,15 +112,13 @@ def random_greedy(
                 _give_up_on_neighbours(state, heap_keys, heap_nodes)
         if state.counters[_PHASE] == _DONE:
             best = Tree(state.pairs.copy(), float(state.macs[0] + math.log2(state.macs[1])))
-            bound = min(bound, best.log2_macs)
-        bound = min(bound, known_log2_macs)
         if time.perf_counter() > deadline:
             break
     return best
 
 
-def _empty_state(graph: _Graph, n: int, seed: int) -> _State:
-    n_entries, n_indices, n_nodes = graph.index_of_entry.size, graph.in_output.size, 2 * n - 1
+def _empty_state(graph: Incidence, n: int, seed: int) -> _State:
+    n_entries, n_indices, n_nodes = graph.legs.size, graph.in_output.size, 2 * n - 1
     return _State(
         next_entry=np.empty(n_entries, np.int32),
         owner=np.empty(n_entries, np.int32),
@@ -167,48 +150,15 @@ def _larger_heap(keys: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 @jit
-def _leg_lists(legs: Any, output: Any, log2_sizes: Any) -> Any:
-    """Return the fields of a ``_Graph``; an index is numbered 64 * word + bit."""
-    n, n_words = legs.shape
-    first_entry = np.zeros(n + 1, np.int32)
-    first_carrier = np.zeros(64 * n_words + 1, np.int32)
-    one = np.uint64(1)
-    for k in range(n):
-        first_entry[k + 1] = first_entry[k]
-        for w in range(n_words):
-            if legs[k, w]:
-                for bit in range(64):
-                    if (legs[k, w] >> np.uint64(bit)) & one:
-                        first_entry[k + 1] += 1
-                        first_carrier[64 * w + bit + 1] += 1
-    index_of_entry = np.empty(first_entry[n], np.int32)
-    e = 0
-    for k in range(n):
-        for w in range(n_words):
-            if legs[k, w]:
-                for bit in range(64):
-                    if (legs[k, w] >> np.uint64(bit)) & one:
-                        index_of_entry[e] = 64 * w + bit
-                        e += 1
-    in_output = np.zeros(64 * n_words, np.bool_)
-    log2_of_index = np.empty(64 * n_words)
-    for i in range(64 * n_words):
-        first_carrier[i + 1] += first_carrier[i]
-        in_output[i] = (output[i // 64] >> np.uint64(i % 64)) & one != 0
-        log2_of_index[i] = log2_sizes[i // 64]
-    return first_entry, index_of_entry, first_carrier, in_output, log2_of_index
-
-
-@jit
 def _start(graph: Any, state: Any) -> None:
-    n = graph.first_entry.size - 1
+    n = graph.first_leg.size - 1
     state.n_carriers[:] = 0
     for k in range(n):
         state.alive[k] = True
         state.head[k] = -1
         state.weight[k] = 0.0
-        for e in range(graph.first_entry[k], graph.first_entry[k + 1]):
-            i = graph.index_of_entry[e]
+        for e in range(graph.first_leg[k], graph.first_leg[k + 1]):
+            i = graph.legs[e]
             state.weight[k] += graph.log2_sizes[i]
             state.owner[e] = k
             state.next_entry[e] = state.head[k]
@@ -228,7 +178,7 @@ def _advance(
     graph: Any, state: Any, keys: Any, nodes: Any, alpha: float, tau: float, bound: float, work: int
 ) -> bool:
     """Carry a trial on; return whether it ended, else the work is used up or the heap needs room."""
-    n = graph.first_entry.size - 1
+    n = graph.first_leg.size - 1
     counters = state.counters
     while work > 0 and counters[_PHASE] < _DONE:
         if counters[_STEP] == n - 1:
@@ -264,7 +214,7 @@ def _advance(
 
 @jit
 def _fill_from_next_node(graph: Any, state: Any, keys: Any, nodes: Any, alpha: float, tau: float) -> int:
-    n_nodes = graph.first_entry.size - 1 + state.counters[_STEP]
+    n_nodes = graph.first_leg.size - 1 + state.counters[_STEP]
     k = state.counters[_CURSOR]
     if k == n_nodes:
         state.counters[_PHASE] = _CONTRACT
@@ -293,7 +243,7 @@ def _next_pair(state: Any, keys: Any, nodes: Any) -> Any:
 @jit
 def _contract(graph: Any, state: Any, a: int, b: int) -> int:
     """Make the next node of a and b; return the number of legs touched."""
-    k = graph.first_entry.size - 1 + state.counters[_STEP]
+    k = graph.first_leg.size - 1 + state.counters[_STEP]
     state.pairs[state.counters[_STEP], 0] = a
     state.pairs[state.counters[_STEP], 1] = b
     state.counters[_STEP] += 1
@@ -305,7 +255,7 @@ def _contract(graph: Any, state: Any, a: int, b: int) -> int:
         while e >= 0:
             work += 1
             following = state.next_entry[e]
-            i = graph.index_of_entry[e]
+            i = graph.legs[e]
             if side == 1 and state.seen[i] >= 0 and state.owner[state.seen[i]] == k:
                 _drop_carrier(graph, state, e)
             else:
@@ -319,7 +269,7 @@ def _contract(graph: Any, state: Any, a: int, b: int) -> int:
     state.weight[k] = 0.0
     while legs >= 0:
         following = state.next_entry[legs]
-        i = graph.index_of_entry[legs]
+        i = graph.legs[legs]
         if state.n_carriers[i] > 1 or graph.in_output[i]:
             state.next_entry[legs] = state.head[k]
             state.head[k] = legs
@@ -334,7 +284,7 @@ def _contract(graph: Any, state: Any, a: int, b: int) -> int:
 
 @jit
 def _drop_carrier(graph: Any, state: Any, e: int) -> None:
-    i = graph.index_of_entry[e]
+    i = graph.legs[e]
     state.n_carriers[i] -= 1
     first = graph.first_carrier[i]
     moved = state.carriers[first + state.n_carriers[i]]
@@ -354,7 +304,7 @@ def _push_pairs(graph: Any, state: Any, keys: Any, nodes: Any, k: int, alpha: fl
     n_found, work, crowded = 0, 2, False
     e = state.head[k]
     while e >= 0:
-        i = graph.index_of_entry[e]
+        i = graph.legs[e]
         state.seen[i] = e
         n_carriers = state.n_carriers[i]
         many = n_carriers > _MOST_NEIGHBOURS
@@ -392,7 +342,7 @@ def _weight_of_crowded_indices(graph: Any, state: Any, k: int, other: int) -> fl
     total = 0.0
     e = state.head[other]
     while e >= 0:
-        i = graph.index_of_entry[e]
+        i = graph.legs[e]
         if state.n_carriers[i] > _MOST_NEIGHBOURS and state.seen[i] >= 0 and state.owner[state.seen[i]] == k:
             total += graph.log2_sizes[i]
         e = state.next_entry[e]
@@ -412,13 +362,8 @@ def _score(weight_ab: float, weight_a: float, weight_b: float, alpha: float) -> 
 
 @jit
 def _gumbel(noise: Any) -> float:
-    """Return a Gumbel variate from the next number of the generator splitmix64."""
-    noise[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = noise[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return -math.log(-math.log((np.float64(z >> np.uint64(11)) + 0.5) * 2.0**-53))
+    """Return a Gumbel variate."""
+    return -math.log(-math.log(uniform_of_word(random_word(noise))))
 
 
 @jit

@@ -22,6 +22,7 @@ _WEIGHTS = ((1, 1), (2, 1), (1, 2))
 
 _TEMPERATURE = 0.3
 _MOST_OPERANDS_FOR_SUBSETS = 14
+_MOST_TESTS = 4000  # pairs of subsets, at about 0.2 us
 _LEAST_DENSE = 9  # operands from which subsets are searched only where the network is nearly a tree
 
 
@@ -41,7 +42,6 @@ def small_tree(
     *,
     seed: int,
     n_noisy: int = 2,
-    max_tests: int = 4000,
 ) -> tuple[_Pair, ...]:
     """Return the cheapest of a few greedy trees, or the best without outer products where that is found soon.
 
@@ -56,9 +56,6 @@ def small_tree(
         Of the noise in some of the greedy trees.
     n_noisy : int
         Greedy trees with noise, besides three without.
-    max_tests : int
-        Pairs of subsets, at about 0.2 us, that the search for the best tree may look at; above, and for more than 14
-        operands, greedy trees must do.
 
     Returns
     -------
@@ -67,8 +64,9 @@ def small_tree(
 
     Notes
     -----
-    A greedy tree takes O(E d log E) for E legs and d neighbours of a node. The methods and their sources are those of
-    ``random_greedy`` and ``optimal``, which are compiled and made for larger networks.
+    The search for the best tree ends after 4000 pairs of subsets; then, and for more than 14 operands, greedy trees
+    must do. A greedy tree takes O(E d log E) for E legs and d neighbours of a node. The methods and their sources are
+    those of ``random_greedy`` and ``optimal``, which are compiled and made for larger networks.
     """
     n = len(inputs)
     if n < 3:
@@ -80,7 +78,7 @@ def small_tree(
     pairs = _neighbours(network, operand_sizes)
     best, cost = _greedy(network, operand_sizes, pairs, math.inf, 1, 1)
     if n < _LEAST_DENSE or (n <= _MOST_OPERANDS_FOR_SUBSETS and len(pairs) <= n):
-        found, complete = _over_subsets(network, operand_sizes, cost, max_tests)
+        found, complete = _over_subsets(network, operand_sizes, cost)
         if complete:
             return found or best
     noise = random.Random(seed)
@@ -214,9 +212,7 @@ def _key(score: int, noise: random.Random) -> float:
     return (log if score > 0 else -log) - _TEMPERATURE * gumbel
 
 
-def _over_subsets(
-    network: _Network, sizes: list[int], bound: float, max_tests: int
-) -> tuple[tuple[_Pair, ...], bool]:
+def _over_subsets(network: _Network, sizes: list[int], bound: float) -> tuple[tuple[_Pair, ...], bool]:
     """Return the best tree of connected subsets below the bound, if any, and whether the search came to its end."""
     n, lasting, memo = len(network.legs), network.lasting, network.memo
     carriers = {
@@ -230,7 +226,7 @@ def _over_subsets(
         for part in range(1, level // 2 + 1):
             larger = [(t, *entry[:3]) for t, entry in levels[level - part].items()]
             n_tests += len(levels[part]) * len(larger)
-            if n_tests > max_tests:
+            if n_tests > _MOST_TESTS:
                 return (), False
             for s, (cost_s, x, size_s, _) in levels[part].items():
                 for t, cost_t, y, size_t in larger:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from tnet.arrays.compiled import jit
+from tnet.contraction.planners.bits import count_bits
 from tnet.contraction.planners.network import PlanningNetwork
 
 __all__ = ["Incidence", "incidence"]
-
-_BITS_A_BLOCK = 1 << 26
 
 
 class Incidence(NamedTuple):
@@ -39,25 +39,42 @@ class Incidence(NamedTuple):
 
 def incidence(network: PlanningNetwork) -> Incidence:
     """Return the lists of legs and of carriers of a network."""
-    n, n_words = network.legs.shape
-    operands, legs = [], []
-    rows = max(1, _BITS_A_BLOCK // (64 * n_words))
-    for start in range(0, n, rows):
-        operand, leg = np.nonzero(_bits(network.legs[start : start + rows]))
-        operands.append(operand + start)
-        legs.append(leg)
-    operand, leg = np.concatenate(operands).astype(np.int32), np.concatenate(legs).astype(np.int32)
-    by_index = np.argsort(leg, kind="stable")
-    return Incidence(
-        first_leg=np.searchsorted(operand, np.arange(n + 1)),
-        legs=leg,
-        first_carrier=np.searchsorted(leg[by_index], np.arange(64 * n_words + 1)),
-        carriers=operand[by_index],
-        in_output=_bits(network.output[None])[0].astype(np.bool_),
-        log2_sizes=np.repeat(network.log2_sizes, 64),
-    )
+    return Incidence(*_lists(network.legs, network.output, network.log2_sizes))
 
 
-def _bits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
-    octets = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
-    return np.unpackbits(octets, axis=1, bitorder="little")
+@jit
+def _lists(legs: Any, output: Any, log2_sizes: Any) -> Any:
+    n, n_words = legs.shape
+    one = np.uint64(1)
+    first_leg = np.zeros(n + 1, np.int64)
+    for k in range(n):
+        first_leg[k + 1] = first_leg[k]
+        for w in range(n_words):
+            first_leg[k + 1] += np.int64(count_bits(legs[k, w]))
+    index_of_leg = np.empty(first_leg[n], np.int32)
+    first_carrier = np.zeros(64 * n_words + 1, np.int64)
+    e = 0
+    for k in range(n):
+        for w in range(n_words):
+            word = legs[k, w]
+            while word:
+                lowest = word & (~word + one)
+                i = (w << 6) + np.int64(count_bits(lowest - one))
+                index_of_leg[e] = i
+                first_carrier[i + 1] += 1
+                e += 1
+                word ^= lowest
+    in_output = np.empty(64 * n_words, np.bool_)
+    log2_of_index = np.empty(64 * n_words)
+    for i in range(64 * n_words):
+        first_carrier[i + 1] += first_carrier[i]
+        in_output[i] = (output[i >> 6] >> np.uint64(i & 63)) & one != 0
+        log2_of_index[i] = log2_sizes[i >> 6]
+    carriers = np.empty(first_leg[n], np.int32)
+    filled = first_carrier[:-1].copy()
+    for k in range(n):
+        for e in range(first_leg[k], first_leg[k + 1]):
+            i = index_of_leg[e]
+            carriers[filled[i]] = k
+            filled[i] += 1
+    return first_leg, index_of_leg, first_carrier, carriers, in_output, log2_of_index

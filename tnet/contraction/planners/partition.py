@@ -13,6 +13,7 @@ from tnet.arrays.compiled import jit
 from tnet.contraction.planners.greedy import random_greedy
 from tnet.contraction.planners.incidence import incidence
 from tnet.contraction.planners.network import PlanningNetwork
+from tnet.contraction.planners.noise import random_word
 from tnet.contraction.planners.trees import Tree, log2_macs, pairs_of_children
 
 __all__ = ["by_partition", "hypergraph", "smallest_cut"]
@@ -22,6 +23,7 @@ _LEAST_SHRINK = 0.9  # a level that keeps more vertices than this share is not w
 _STARTS = 8  # grown halves of the coarsest level
 _PASSES = 6  # of refinement a level
 _LARGEST_RATED = 64  # pins of a net above which it says little about who belongs together
+_IMBALANCES = (0.4, 0.95)  # a tree draws one
 _STEPS_A_UNIT = 8.0  # net weights are rounded to eighths of a bit, for gain buckets
 _OPEN_WEIGHT = 50.0  # of an index that a part shares with the outside, in operands: halves share it evenly
 _TRIALS_BELOW = 8  # greedy trees of a part that is small enough
@@ -40,7 +42,6 @@ def by_partition(
     network: PlanningNetwork,
     *,
     seed: int,
-    imbalance: tuple[float, float] = (0.4, 0.95),
     cutoff: int = 12,
     deadline: float = math.inf,
 ) -> Tree:
@@ -51,9 +52,6 @@ def by_partition(
     network : PlanningNetwork
     seed : int
         One seed gives one tree, unless the deadline cuts the recursion.
-    imbalance : pair of float
-        Range from which the imbalance e of this tree is drawn; of the weight m of a part, a half holds at most
-        (1 + e) m / 2.
     cutoff : int
         Parts of at most so many operands get the best of a few greedy trees.
     deadline : float
@@ -66,7 +64,8 @@ def by_partition(
     Notes
     -----
     The step where two halves meet costs what is cut there, times the indices that the part shares with the outside.
-    Those weigh much more than operands do, so that no half has nearly all of them: halves of equal numbers of
+    Of the weight m of a part, a half holds at most (1 + e) m / 2, with e drawn once for the tree, from 0.4 to 0.95.
+    Open indices weigh much more than operands do, so that no half has nearly all of them: halves of equal numbers of
     operands alone make trees that cost up to 10^5 times more. A bisection of P pins takes O(P log P) operations.
     Source: J. Gray and S. Kourtis, "Hyper-optimized tensor network contraction",
     Quantum 5, 410 (2021), section 4.2; see :func:`smallest_cut` for the bisection.
@@ -75,7 +74,7 @@ def by_partition(
     if n < 2:
         return Tree(np.empty((0, 2), np.int32), -math.inf)
     draws = np.random.default_rng(seed)
-    share = (1.0 + draws.uniform(*imbalance)) / 2.0
+    share = (1.0 + draws.uniform(*_IMBALANCES)) / 2.0
     lists = incidence(network)
     place = np.full(n, -1, np.int64)
     children = np.full((2 * n - 1, 2), -1, np.int32)
@@ -229,12 +228,8 @@ def _transposed(first_pin: Any, pins: Any, n: int) -> Any:
 
 @jit
 def _random_below(noise: Any, n: int) -> Any:
-    """Return a random integer below n, from the generator splitmix64."""
-    noise[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = noise[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(1)) % n
+    """Return a random integer below n."""
+    return np.int64(random_word(noise) >> np.uint64(1)) % n
 
 
 @jit
