@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -67,12 +66,10 @@ def _best_of(
 ) -> Tree:
     """Return the cheapest of several trees, as many as are made before the deadline, but one at least."""
     draws = np.random.default_rng(seed)
-    best: Tree | None = None
+    trees: list[Tree] = []
     for k in range(n_trees):
         tree = make(k, int(draws.integers(2**31)))
-        tree = reconfigure(network, tree.pairs, seed=k, max_rounds=_ROUNDS, deadline=deadline)
-        if best is None or tree.log2_macs < best.log2_macs:
-            best = tree
+        trees.append(reconfigure(network, tree.pairs, seed=k, max_rounds=_ROUNDS, deadline=deadline))
         if time.perf_counter() > deadline:
             break
-    return Tree(np.empty((0, 2), np.int32), -math.inf) if best is None else best
+    return min(trees, key=lambda tree: tree.log2_macs)
