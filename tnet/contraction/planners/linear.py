@@ -24,6 +24,8 @@ _MOST_BYTES = 1 << 27
 _MOST_CANDIDATES = 128
 """Neighbours of a growing line that are looked at for its next operand: those seen first."""
 
+_LINES = 4  # besides the order given
+
 _PIVOTS = 24
 """Operands from which distances are measured to place all others on an axis."""
 
@@ -49,7 +51,7 @@ class _Line(NamedTuple):
     suffix_step: npt.NDArray[np.int32]
 
 
-def along_a_line(network: PlanningNetwork, *, seed: int, n_lines: int = 4, deadline: float = math.inf) -> Tree:
+def along_a_line(network: PlanningNetwork, *, seed: int, deadline: float = math.inf) -> Tree:
     r"""Return the best tree whose nodes are intervals of a line of operands.
 
     Lines are the order given; orders along an axis on which distances are kept, as well as one axis can; and orders
@@ -66,8 +68,6 @@ def along_a_line(network: PlanningNetwork, *, seed: int, n_lines: int = 4, deadl
     network : PlanningNetwork
     seed : int
         Of the ends that lines grow from; one seed gives one tree, unless the deadline cuts the search.
-    n_lines : int
-        Lines besides the order given.
     deadline : float
         Value of ``time.perf_counter()`` after which no more lines are grown and intervals no longer considered.
 
@@ -85,7 +85,7 @@ def along_a_line(network: PlanningNetwork, *, seed: int, n_lines: int = 4, deadl
     if n < 2:
         return Tree(np.empty((0, 2), np.int32), -math.inf)
     trees = []
-    for line in _best_lines(network, np.random.default_rng(seed), n_lines, deadline):
+    for line in _best_lines(network, np.random.default_rng(seed), deadline):
         pairs = pairs_of_children(_children_along(line, network, deadline))
         trees.append(Tree(pairs, log2_macs(network, pairs)))
         if time.perf_counter() > deadline:
@@ -93,15 +93,13 @@ def along_a_line(network: PlanningNetwork, *, seed: int, n_lines: int = 4, deadl
     return min(trees, key=lambda tree: tree.log2_macs)
 
 
-def _best_lines(
-    network: PlanningNetwork, draws: np.random.Generator, n_lines: int, deadline: float
-) -> list[npt.NDArray[np.int64]]:
+def _best_lines(network: PlanningNetwork, draws: np.random.Generator, deadline: float) -> list[npt.NDArray[np.int64]]:
     """Return the two orders of operands whose sweeps from one end to the other take the fewest multiply-adds."""
     n, lists = len(network.legs), incidence(network)
     lines = [np.arange(n)]
-    while len(lines) <= n_lines and time.perf_counter() <= deadline:
-        lines.append(_line_along(_coordinate(lists, draws), *lists))
-        lines.append(_grown_line(int(lines[-1][0]), *lists))
+    while len(lines) <= _LINES and time.perf_counter() <= deadline:
+        lines.append(_line_along(_coordinate(lists, draws), lists))
+        lines.append(_grown_line(int(lines[-1][0]), lists))
     costs = [_log2_macs_of_sweep(network.legs[line], network.output, network.log2_sizes) for line in lines]
     return [lines[k] for k in np.argsort(costs, kind="stable")[:2]]
 
@@ -130,13 +128,11 @@ def _affordable_window(n: int, n_words: int) -> int:
 
 
 @jit
-def _grown_line(
-    start: int, first_leg: Any, legs: Any, first_carrier: Any, carriers: Any, in_output: Any, log2_sizes: Any
-) -> Any:
-    n = len(first_leg) - 1
+def _grown_line(start: int, lists: Any) -> Any:
+    n = len(lists.first_leg) - 1
     line = np.empty(n, np.int64)
-    to_come = first_carrier[1:] - first_carrier[:-1]  # carriers not yet on the line
-    on_boundary = np.zeros(len(in_output), np.bool_)
+    to_come = lists.first_carrier[1:] - lists.first_carrier[:-1]  # carriers not yet on the line
+    on_boundary = np.zeros(len(lists.in_output), np.bool_)
     seen = np.zeros(n, np.bool_)
     queue = np.empty(n, np.int64)  # neighbours of the line, in the order in which they were seen
     head, tail, unseen = 0, 1, 0
@@ -151,7 +147,7 @@ def _grown_line(
             tail += 1
         best, least = head, math.inf
         for q in range(head, min(tail, head + _MOST_CANDIDATES)):
-            growth = _growth(queue[q], first_leg, legs, to_come, on_boundary, in_output, log2_sizes)
+            growth = _growth(queue[q], lists, to_come, on_boundary)
             if growth < least:
                 best, least = q, growth
         v = queue[best]
@@ -159,14 +155,13 @@ def _grown_line(
             queue[q] = queue[q - 1]
         head += 1
         line[k] = v
-        for e in range(first_leg[v], first_leg[v + 1]):
-            i = legs[e]
-            to_come[i] -= 1
-            on_boundary[i] = to_come[i] > 0 or in_output[i]
-            for c in range(first_carrier[i], first_carrier[i + 1]):
-                if not seen[carriers[c]]:
-                    seen[carriers[c]] = True
-                    queue[tail] = carriers[c]
+        _put_at_end(v, lists, to_come, on_boundary)
+        for e in range(lists.first_leg[v], lists.first_leg[v + 1]):
+            i = lists.legs[e]
+            for c in range(lists.first_carrier[i], lists.first_carrier[i + 1]):
+                if not seen[lists.carriers[c]]:
+                    seen[lists.carriers[c]] = True
+                    queue[tail] = lists.carriers[c]
                     tail += 1
     return line
 
@@ -179,37 +174,43 @@ def _coordinate(lists: Incidence, draws: np.random.Generator) -> npt.NDArray[np.
     """
     n = len(lists.first_leg) - 1
     pivots = draws.permutation(n)[:_PIVOTS]
-    distances = np.array([_distances(int(p), *lists[:4]) for p in pivots], dtype=np.float64).T
+    distances = np.array([_distances(int(p), lists) for p in pivots], dtype=np.float64).T
     squared = np.minimum(distances, 1.0 + np.max(distances, initial=0.0, where=distances < n)) ** 2
     centred = squared - squared.mean(axis=0) - squared.mean(axis=1, keepdims=True) + squared.mean()
     axis = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
     first, last = int(np.argmin(axis)), int(np.argmax(axis))
-    steps = _distances(first, *lists[:4])[last]
+    steps = _distances(first, lists)[last]
     return axis * (steps / max(axis[last] - axis[first], 1e-300))
 
 
 @jit
-def _growth(
-    v: int, first_leg: Any, legs: Any, to_come: Any, on_boundary: Any, in_output: Any, log2_sizes: Any
-) -> float:
+def _growth(v: int, lists: Any, to_come: Any, on_boundary: Any) -> float:
     """Return by how much the boundary of a line grows, in bits, when operand v is put at its end."""
     growth = 0.0
-    for e in range(first_leg[v], first_leg[v + 1]):
-        i = legs[e]
-        stays = to_come[i] > 1 or in_output[i]
+    for e in range(lists.first_leg[v], lists.first_leg[v + 1]):
+        i = lists.legs[e]
+        stays = to_come[i] > 1 or lists.in_output[i]
         if stays and not on_boundary[i]:
-            growth += log2_sizes[i]
+            growth += lists.log2_sizes[i]
         elif on_boundary[i] and not stays:
-            growth -= log2_sizes[i]
+            growth -= lists.log2_sizes[i]
     return growth
 
 
 @jit
-def _distances(start: int, first_leg: Any, legs: Any, first_carrier: Any, carriers: Any) -> Any:
+def _put_at_end(v: int, lists: Any, to_come: Any, on_boundary: Any) -> None:
+    for e in range(lists.first_leg[v], lists.first_leg[v + 1]):
+        i = lists.legs[e]
+        to_come[i] -= 1
+        on_boundary[i] = to_come[i] > 0 or lists.in_output[i]
+
+
+@jit
+def _distances(start: int, lists: Any) -> Any:
     """Return the number of steps from ``start`` to each operand, n where there is no way."""
-    n = len(first_leg) - 1
+    n = len(lists.first_leg) - 1
     distance = np.full(n, n, np.int64)
-    passed = np.zeros(len(first_carrier), np.bool_)
+    passed = np.zeros(len(lists.first_carrier), np.bool_)
     queue = np.empty(n, np.int64)
     queue[0], tail = start, 1
     distance[start] = 0
@@ -217,44 +218,39 @@ def _distances(start: int, first_leg: Any, legs: Any, first_carrier: Any, carrie
         if head == tail:
             break
         v = queue[head]
-        for e in range(first_leg[v], first_leg[v + 1]):
-            i = legs[e]
+        for e in range(lists.first_leg[v], lists.first_leg[v + 1]):
+            i = lists.legs[e]
             if passed[i]:
                 continue
             passed[i] = True
-            for c in range(first_carrier[i], first_carrier[i + 1]):
-                if distance[carriers[c]] == n:
-                    distance[carriers[c]] = distance[v] + 1
-                    queue[tail] = carriers[c]
+            for c in range(lists.first_carrier[i], lists.first_carrier[i + 1]):
+                if distance[lists.carriers[c]] == n:
+                    distance[lists.carriers[c]] = distance[v] + 1
+                    queue[tail] = lists.carriers[c]
                     tail += 1
     return distance
 
 
 @jit
-def _line_along(
-    coordinate: Any, first_leg: Any, legs: Any, first_carrier: Any, carriers: Any, in_output: Any, log2_sizes: Any
-) -> Any:
+def _line_along(coordinate: Any, lists: Any) -> Any:
     """Order by a coordinate; of those nearer than ``_NEAR`` to the next, the smallest boundary first."""
-    n = len(first_leg) - 1
+    n = len(lists.first_leg) - 1
     line = np.argsort(coordinate, kind="mergesort")
-    to_come = first_carrier[1:] - first_carrier[:-1]
-    on_boundary = np.zeros(len(in_output), np.bool_)
+    to_come = lists.first_carrier[1:] - lists.first_carrier[:-1]
+    on_boundary = np.zeros(len(lists.in_output), np.bool_)
     for k in range(n):
         best, least = k, math.inf
         for q in range(k, min(n, k + _MOST_CANDIDATES)):
             if coordinate[line[q]] > coordinate[line[k]] + _NEAR:
                 break
-            growth = _growth(line[q], first_leg, legs, to_come, on_boundary, in_output, log2_sizes)
+            growth = _growth(line[q], lists, to_come, on_boundary)
             if growth < least:
                 best, least = q, growth
         v = line[best]
         for q in range(best, k, -1):
             line[q] = line[q - 1]
         line[k] = v
-        for e in range(first_leg[v], first_leg[v + 1]):
-            i = legs[e]
-            to_come[i] -= 1
-            on_boundary[i] = to_come[i] > 0 or in_output[i]
+        _put_at_end(v, lists, to_come, on_boundary)
     return line
 
 
