@@ -17,7 +17,7 @@ from tnet.arrays.compiled import jit
 from tnet.contraction.planners.bits import weight, weight_of_union
 from tnet.contraction.planners.greedy import random_greedy
 from tnet.contraction.planners.network import PlanningNetwork
-from tnet.contraction.planners.trees import Tree, log2_macs
+from tnet.contraction.planners.trees import Tree, log2_macs, pairs_below
 
 __all__ = ["optimal"]
 
@@ -109,7 +109,7 @@ def _optimal_of_component(
     while True:
         status, search = _by_levels(network, search, rung, deadline)
         if status == _FOUND:
-            return _pairs_of_levels(search.parts, search.counters[_N_SUBSETS] - 1, n)
+            return pairs_below(int(search.counters[_N_SUBSETS]) - 1, search.parts, n)
         if status != _NONE or rung >= cap:
             return None
         rung = min(rung + _LOG2_STEP_OF_CAP, cap)
@@ -293,7 +293,7 @@ def _is_connected(subset: int, neighbours: Any) -> bool:
 
 @jit
 def _neighbours(legs: Any) -> Any:
-    """Return, for each operand, the set of operands with which it shares an index."""
+    """Return, for each of up to 64 operands, the set of operands with which it shares an index."""
     n, n_words = legs.shape
     neighbours = np.zeros(n, np.int64)
     for a in range(n):
@@ -384,18 +384,12 @@ def _larger_search(network: PlanningNetwork, search: _Search) -> _Search:
 @jit
 def _start_levels(legs: Any, search: Any) -> None:
     n, n_words = legs.shape
-    one = np.uint64(1)
+    search.neighbours[:n] = _neighbours(legs).view(np.uint64)
     for a in range(n):
-        search.subset[a] = one << np.uint64(a)
+        search.subset[a] = np.uint64(1) << np.uint64(a)
         search.cost[a] = 0.0
-        search.neighbours[a] = 0
         for w in range(n_words):
             search.legs[a, w] = legs[a, w]
-        for b in range(n):
-            for w in range(n_words):
-                if a != b and legs[a, w] & legs[b, w]:
-                    search.neighbours[a] |= one << np.uint64(b)
-                    break
     search.first_of_level[1] = 0
     search.first_of_level[2] = n
     search.counters[_LEVEL] = 2
@@ -538,21 +532,3 @@ def _sort_last_level(search: _Search) -> None:
     for column in search[:5]:
         column[start:stop] = column[order]
     search.slots[:] = -1
-
-
-@jit
-def _pairs_of_levels(parts: Any, root: int, n: int) -> Any:
-    pairs = np.empty((n - 1, 2), np.int32)
-    entries = np.empty(n - 1, np.int64)
-    entries[0] = root
-    n_entries = 1
-    for k in range(n - 1):
-        for side in range(2):
-            half = parts[entries[k], side]
-            if half >= n:
-                entries[n_entries] = half
-                pairs[n - 2 - k, side] = 2 * n - 2 - n_entries
-                n_entries += 1
-            else:
-                pairs[n - 2 - k, side] = half
-    return pairs

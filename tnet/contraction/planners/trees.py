@@ -12,7 +12,7 @@ from tnet.arrays.compiled import jit
 from tnet.contraction.planners.bits import weight_of_union
 from tnet.contraction.planners.network import PlanningNetwork
 
-__all__ = ["Tree", "legs_of_nodes", "log2_macs", "pairs_of_children"]
+__all__ = ["Tree", "legs_of_nodes", "log2_macs", "pairs_below", "pairs_of_children"]
 
 
 class Tree(NamedTuple):
@@ -77,17 +77,25 @@ def pairs_of_children(children: Any) -> Any:
     Inner nodes may stand in any order; they are numbered anew, each after its children.
     """
     n_nodes = children.shape[0]
-    n = (n_nodes + 1) // 2
+    return pairs_below(n_nodes - 1, children, (n_nodes + 1) // 2)
+
+
+@jit
+def pairs_below(root: int, children: Any, n: int) -> Any:
+    """Return the steps of the tree of n leaves at a node, of any number of nodes given by their children.
+
+    Nodes 0 to n - 1 are the leaves; inner nodes are numbered anew, each after its children.
+    """
     pairs = np.empty((n - 1, 2), np.int32)
     top_down = np.empty(n - 1, np.int64)
-    top_down[0] = n_nodes - 1
+    top_down[0] = root
     n_seen = 1
     for k in range(n - 1):
         for side in range(2):
             child = children[top_down[k], side]
             if child >= n:
                 top_down[n_seen] = child
-                child = n_nodes - 1 - n_seen
+                child = 2 * n - 2 - n_seen
                 n_seen += 1
             pairs[n - 2 - k, side] = child
     return pairs
