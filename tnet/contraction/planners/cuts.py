@@ -15,6 +15,8 @@ from tnet.contraction.planners.trees import legs_of_nodes
 
 __all__ = ["Cuts", "weigh_cuts"]
 
+_LOG2_OF_SMALL = 6.0  # what has less than 1/64 of the elements of the largest frees nothing worth a cut
+
 
 class Cuts(NamedTuple):
     """Cuts of one index more, each into a prime number of parts.
@@ -91,11 +93,10 @@ def _legs_at_peak(legs: Any, pairs: Any, log2_sizes: Any) -> Any:
     for k in range(step):
         used[pairs[k, 0]] = used[pairs[k, 1]] = True
     for v in range(n, n + step + 1):
-        # What is small beside the largest frees nothing worth a cut.
-        if not used[v] and weights[v] > largest - 6.0:
+        if not used[v] and weights[v] > largest - _LOG2_OF_SMALL:
             union |= legs[v]
     for side in range(2):
-        if weights[pairs[step, side]] > largest - 6.0:
+        if weights[pairs[step, side]] > largest - _LOG2_OF_SMALL:
             union |= legs[pairs[step, side]]
     return union
 
