@@ -359,3 +359,13 @@ def test_neither_numba_nor_torch_is_loaded() -> None:
         "assert not {'numba', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("method", ["direct", "randomized"])
+@pytest.mark.parametrize("names", ["abcd", "bacq", "qlbd", "dcba"])
+def test_indices_may_have_any_name(names, method):
+    draws = np.random.default_rng(0)
+    tensors = tuple(draws.standard_normal((2, 2)) for _ in range(4))
+    indices = tuple((names[k], names[(k + 1) % 4]) for k in range(4))
+    found = contract_boundary(TensorNetwork(tensors, indices, ()), max_bond=4, method=method, rng=0)
+    assert found.value == pytest.approx(np.trace(np.linalg.multi_dot(tensors)))

@@ -34,6 +34,8 @@ from tnet.formats import TensorNetwork
 __all__ = ["BoundaryContraction", "contract_boundary"]
 
 # Bonds are taken to grow to this where only a tolerance bounds them, to choose the direction of the sweeps.
+# Bonds of two boundaries: numbers, for indices of a network are strings, of any name.
+_UPPER_LEFT, _UPPER_RIGHT, _LOWER_LEFT, _LOWER_RIGHT = range(4)
 _LIKELY_BOND = 256
 
 
@@ -270,11 +272,11 @@ def _joined(top: Boundary, row: Sequence[Site], bottom: Boundary) -> tuple[Array
     state = xp.ones((1, 1), dtype=top.cores[0].dtype, device=top.cores[0].device)
     exponent = 0
     for upper, site, lower in zip(top.cores, row, bottom.cores, strict=True):
-        above = Labelled(with_sides(upper, site, site.above), ("a", *site.above, "b"))
-        below = Labelled(with_sides(lower, site, site.below), ("c", *site.below, "d"))
+        above = Labelled(with_sides(upper, site, site.above), (_UPPER_LEFT, *site.above, _UPPER_RIGHT))
+        below = Labelled(with_sides(lower, site, site.below), (_LOWER_LEFT, *site.below, _LOWER_RIGHT))
         shape = (upper.shape[0], *(site.sizes[i] for i in site.left), lower.shape[0])
-        left = Labelled(xp.reshape(state, shape), ("a", *site.left, "c"))
-        state = carried_through(left, (above, *site.tensors, below), ("b", *site.right, "d"))
+        left = Labelled(xp.reshape(state, shape), (_UPPER_LEFT, *site.left, _LOWER_LEFT))
+        state = carried_through(left, (above, *site.tensors, below), (_UPPER_RIGHT, *site.right, _LOWER_RIGHT))
         state, shift = in_range(state)
         exponent += shift
     return xp.reshape(state, ()), exponent

@@ -31,6 +31,8 @@ __all__ = ["Accuracy", "Boundary", "Method", "RowTimesBoundary", "absorbed"]
 Method = Literal["auto", "direct", "randomized"]
 
 # The estimate of what a sketch leaves out is trusted up to this factor.
+# Bonds of a boundary: numbers, for indices of a network are strings, of any name.
+_LEFT, _RIGHT, _SKETCH = range(3)
 _SAFETY = 1.5
 _FIRST_WIDTH = 16
 # Singular values whose norm is below this part of the unit roundoff times that of the whole carry nothing.
@@ -66,7 +68,7 @@ class RowTimesBoundary:
         xp = array_namespace(*cores)
         self.row = row
         self.cores = [
-            Labelled(with_sides(core, site, site.above), ("a", *site.above, "b"))
+            Labelled(with_sides(core, site, site.above), (_LEFT, *site.above, _RIGHT))
             for core, site in zip(cores, row, strict=True)
         ]
         self.modes = [site.size(site.below) for site in row]
@@ -77,23 +79,23 @@ class RowTimesBoundary:
         """Return the state ``S`` (q, bond) times core k of the product, of shape (q n, bond)."""
         xp, site, core = array_namespace(S), self.row[k], self.cores[k]
         shape = (S.shape[0], core.array.shape[0], *(site.sizes[i] for i in site.left))
-        state = Labelled(xp.reshape(S, shape), ("q", "a", *site.left))
-        image = carried_through(state, (core, *site.tensors), ("q", *site.below, "b", *site.right))
+        state = Labelled(xp.reshape(S, shape), (_SKETCH, _LEFT, *site.left))
+        image = carried_through(state, (core, *site.tensors), (_SKETCH, *site.below, _RIGHT, *site.right))
         return xp.reshape(image, (S.shape[0] * self.modes[k], -1))
 
     def sketched(self, k: int, W: Array, R: Array) -> Array:
         """Return core k times ``W`` (bond, l) times the random core ``R`` (l', n, l), of shape (bond, l')."""
         xp, site, core = array_namespace(W), self.row[k], self.cores[k]
         shape = (core.array.shape[-1], *(site.sizes[i] for i in site.right), W.shape[1])
-        state = Labelled(xp.reshape(W, shape), ("b", *site.right, "l"))
-        image = carried_through(state, (core, *site.tensors), ("a", *site.left, *site.below, "l"))
+        state = Labelled(xp.reshape(W, shape), (_RIGHT, *site.right, _SKETCH))
+        image = carried_through(state, (core, *site.tensors), (_LEFT, *site.left, *site.below, _SKETCH))
         flat = xp.reshape(R, (R.shape[0], -1))
         return xp.reshape(image, (-1, flat.shape[1])) @ xp.matrix_transpose(flat)
 
     def formed(self, k: int) -> Array:
         """Return core k of the product, of shape (bond, n, bond)."""
         site, core = self.row[k], self.cores[k]
-        image = carried_through(core, site.tensors, ("a", *site.left, *site.below, "b", *site.right))
+        image = carried_through(core, site.tensors, (_LEFT, *site.left, *site.below, _RIGHT, *site.right))
         rows = int(core.array.shape[0]) * site.size(site.left)
         return array_namespace(image).reshape(image, (rows, self.modes[k], -1))
 
