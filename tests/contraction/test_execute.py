@@ -239,6 +239,32 @@ def test_gradients_flow_through_the_mantissa() -> None:
     close(found, 400 + np.log10([1.0, 4.0]), 1e-12)
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("splits", [(), ((0, 3),)])
+def test_scaled_results_show_what_is_not_finite(splits: Any, value: float) -> None:
+    plan = tnet.plan("i,ij->j", (3,), (3, 2))
+    cut = ContractionPlan(plan.spec, plan.pairs, splits, plan.dtypes)
+    matrix = np.array([[1.0, 2.0], [value, 2.0], [1e300, 2.0]])
+    mantissa, log2_scale = cut.scaled(np.ones(3), matrix)
+    np.testing.assert_equal(mantissa * 2.0**log2_scale, [1e300 + value, 6.0])
+    mantissa, _ = cut.scaled(np.ones(3), np.full((3, 2), complex(0.0, math.nan)))
+    assert np.all(np.isnan(mantissa.imag))
+
+
+def test_gradients_flow_through_slices_of_zeros() -> None:
+    plan = tnet.plan("i,i->", (3,), (3,))
+    cut = ContractionPlan(plan.spec, plan.pairs, ((0, 3),), plan.dtypes)
+    x = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    mantissa, log2_scale = cut.scaled(x, torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(mantissa, x)
+    close(gradient.numpy() * 2.0**log2_scale, np.array([2.0, 3.0, 5.0]))
+
+
+def test_scales_of_tensors_without_values_are_refused() -> None:
+    with pytest.raises(InputError, match="operand 0 is on the meta device"):
+        tnet.plan("i,i->", (3,), (3,)).scaled(*[torch.empty(3, device="meta")] * 2)
+
+
 def test_integers_have_no_scale() -> None:
     with pytest.raises(BackendError, match="integers"):
         tnet.plan("i,i->", (2,), (2,), dtype="int64").scaled(np.ones(2, int), np.ones(2, int))

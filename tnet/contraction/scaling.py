@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tnet.arrays import Array, Namespace, is_complex, is_torch
+from tnet.arrays import Array, Namespace, device_kind, dtype_name, is_complex, is_torch
 from tnet.arrays.operations import operations
 from tnet.contraction.execute import Bound, Instruction
 from tnet.contraction.slicing import Split, slice_keys
 from tnet.contraction.spec import ContractionSpec
+from tnet.errors import InputError
 
 __all__ = ["ScaledResult", "run_scaled"]
 
@@ -21,7 +22,8 @@ class ScaledResult(NamedTuple):
     Parameters
     ----------
     mantissa : array
-        Of the library and dtype of the computation; its largest modulus is in [1, 2), or it is all zero.
+        Of the library and dtype of the computation; its largest modulus is in [1, 2), unless it is all zero, or
+        holds entries that are not finite.
     log2_scale : int
         0 where the mantissa is zero.
     """
@@ -46,11 +48,19 @@ def run_scaled(
     -------
     ScaledResult
 
+    Raises
+    ------
+    InputError
+        An operand without values, on the meta device.
+
     Notes
     -----
     Powers of two scale without rounding. Each operand of a step is below 2 in modulus, so that a product over K
     entries stays below 4 K. The maxima are looked at on the host: one synchronisation a step on a GPU.
     """
+    for k, x in enumerate(operands):
+        if device_kind(x) == "meta":
+            raise InputError(f"scaled: operand {k} is on the meta device and has no values: materialise it first.")
     xp = bound.xp
     base: list[Any] = [*operands, *[None] * (bound.n_nodes - bound.n_inputs)]
     shifts = [0] * bound.n_nodes
@@ -60,21 +70,20 @@ def run_scaled(
         part, shift = _slice(bound, base, shifts)
         return _normalised(xp, part, shift)
     total = xp.zeros(spec.output_shape, dtype=bound.dtype, device=operands[0].device)
-    scale: int | None = None
+    scale, is_zero = 0, True
     for keys, place in slice_keys(spec, splits):
         slots = [x if key is None else x[key] for x, key in zip(base, _all(keys, len(base)), strict=True)]
         part, shift = _slice(bound, slots, list(shifts))
         exponent = _exponent(xp, part)
-        if exponent is None:
-            continue
-        # The sum so far and this part meet at the larger of their scales, where neither overflows.
-        top = shift + exponent
-        scale = top if scale is None else scale
-        if top > scale:
-            total = _scaled(xp, total, scale - top)
-            scale = top
-        total[(*place, ...)] += _scaled(xp, part, shift - scale)
-    return _normalised(xp, total, scale or 0)
+        # The sum so far and this part meet at the larger of their scales, where neither overflows. Zeros have no
+        # scale, but are added all the same: their derivatives need not be zero.
+        if exponent is not None:
+            top = shift + exponent
+            if is_zero or top > scale:
+                total, scale = _scaled(total, scale - top), top
+            is_zero = False
+        total[(*place, ...)] += _scaled(part, shift - scale)
+    return _normalised(xp, total, scale)
 
 
 def _all(keys: Sequence[Any], n: int) -> list[Any]:
@@ -86,7 +95,7 @@ def _slice(bound: Bound, slots: list[Any], shifts: list[int]) -> tuple[Array, in
     if bound.single is not None:
         x = _floating(bound, slots[0])
         shift = _exponent(xp, x) or 0
-        part = bound.single(_scaled(xp, x, -shift))
+        part = bound.single(_scaled(x, -shift))
     else:
         node = -1
         for instruction in bound.body:
@@ -110,7 +119,7 @@ def _step(xp: Namespace, bound: Bound, instruction: Instruction, slots: list[Any
             x = _floating(bound, x)
             exponent = _exponent(xp, x)
             if exponent:
-                x, shift = _scaled(xp, x, -exponent), shift + exponent
+                x, shift = _scaled(x, -exponent), shift + exponent
         shift += shifts[source]
         x = x if ready is None else ready(x)
         x = x if axes is None else permute(x, axes)
@@ -120,7 +129,7 @@ def _step(xp: Namespace, bound: Bound, instruction: Instruction, slots: list[Any
     del sides
     exponent = _exponent(xp, z)
     if exponent:
-        z, shift = _scaled(xp, z, -exponent), shift + exponent
+        z, shift = _scaled(z, -exponent), shift + exponent
     shifts[instruction.node] = shift
     slots[instruction.node] = z if instruction.kept is None else reshape(z, instruction.kept)
 
@@ -130,31 +139,32 @@ def _floating(bound: Bound, x: Array) -> Array:
 
 
 def _exponent(xp: Namespace, x: Array) -> int | None:
-    """Return floor(log2(largest modulus)), or None for zeros and for no entries."""
+    """Return floor(log2(largest modulus)); 0 where an entry is not finite, None for zeros and for no entries."""
     if 0 in x.shape:
         return None
     plain = x.detach() if is_torch(x) else x
     # Of a complex entry the larger part: its modulus may overflow, and differs by less than a factor 2.
     parts = (xp.real(plain), xp.imag(plain)) if is_complex(plain) else (plain,)
-    largest = max(max(float(xp.max(part)), -float(xp.min(part))) for part in parts)
-    if largest == 0.0 or not math.isfinite(largest):
-        return None
-    return math.frexp(largest)[1] - 1
+    ends = [float(end) for part in parts for end in (xp.min(part), xp.max(part))]
+    if not all(map(math.isfinite, ends)):
+        return 0
+    largest = max(map(abs, ends))
+    return math.frexp(largest)[1] - 1 if largest > 0 else None
 
 
-def _scaled(xp: Namespace, x: Array, exponent: int) -> Array:
-    """Return ``x * 2**exponent``, in two steps where one factor would leave the range of its dtype."""
-    limit = 100 if str(x.dtype).rpartition(".")[2] in ("float32", "complex64") else 1000
-    while exponent > limit or exponent < -limit:
-        part = limit if exponent > 0 else -limit
-        x, exponent = operations(x).array(x * 2.0**part), exponent - part
-        if exponent < -8 * limit:
-            return xp.zeros_like(x)  # far below the smallest number beside which it is added
-    return operations(x).array(x * 2.0**exponent) if exponent else x
+def _scaled(x: Array, exponent: int) -> Array:
+    """Return ``x * 2**exponent``, in steps where one factor would leave the range of its dtype."""
+    limit = 100 if dtype_name(x) in ("float32", "complex64") else 1000
+    # Beyond four steps every finite number is zero or infinite.
+    left = max(-4 * limit, min(4 * limit, exponent))
+    while left:
+        part = max(-limit, min(limit, left))
+        x, left = operations(x).array(x * 2.0**part), left - part
+    return x
 
 
 def _normalised(xp: Namespace, x: Array, shift: int) -> ScaledResult:
     exponent = _exponent(xp, x)
     if exponent is None:
         return ScaledResult(x, 0)
-    return ScaledResult(_scaled(xp, x, -exponent), shift + exponent)
+    return ScaledResult(_scaled(x, -exponent), shift + exponent)
