@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +200,16 @@ def test_mixed_libraries_name_two_operands() -> None:
 def test_the_equation_of_a_spec_reads_back(case: Case) -> None:
     spec = parse_equation(case.equation, case.shapes)
     assert parse_equation(spec.equation, case.shapes) == spec
+
+
+@pytest.mark.parametrize("one", [1.0, True, np.True_, Fraction(1), Decimal(1), 1 + 0j, np.int8(1)])
+def test_equal_labels_give_one_default_order(one: Any) -> None:
+    first, second = ((one, 0),), ((1, 0),)
+    assert spec_from_terms(first, None, [(2, 3)]).output_shape == (3, 2)
+    assert spec_from_terms(second, None, [(2, 3)]).output_shape == (3, 2)
+    assert tnet.plan((2, 3), first[0]).output_shape == tnet.plan((2, 3), second[0]).output_shape
+
+
+@pytest.mark.parametrize("odd", [0.5, math.nan, math.inf, None, ("a",)])
+def test_other_labels_stay_in_order_of_appearance(odd: Any) -> None:
+    assert spec_from_terms([(odd, 0)], None, [(2, 3)]).output_shape == (2, 3)

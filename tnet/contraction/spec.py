@@ -168,8 +168,8 @@ def spec_from_terms(terms: Sequence[Term], output: Term | None, shapes: Sequence
     terms : sequence of sequence of label
         Labels of each operand; ``...`` stands for any number of axes, at most once in each.
     output : sequence of label or None
-        None: the axes of the ellipsis, then the labels that appear once; sorted when they are all integers or
-        all text, as NumPy does, otherwise in order of first appearance.
+        None: the axes of the ellipsis, then the labels that appear once; sorted when they all equal integers or
+        are all text, as NumPy does, otherwise in order of first appearance.
     shapes : sequence of tuple of int
 
     Returns
@@ -356,11 +356,17 @@ def _without_ellipsis(term: Term, axes: Sequence[_EllipsisAxis]) -> list[Hashabl
 
 
 def _in_default_order(labels: list[Any]) -> list[Any]:
-    if all(isinstance(label, str) for label in labels) or all(
-        isinstance(label, numbers.Integral) for label in labels
-    ):
-        return sorted(labels)
+    if all(isinstance(label, str) for label in labels) or all(map(_is_integer, labels)):
+        return sorted(labels, key=lambda label: label if isinstance(label, str) else int(label.real))
     return labels
+
+
+def _is_integer(label: Any) -> bool:
+    """Return whether a label equals an integer: 1.0 and 1 are one label, so they are sorted alike."""
+    try:
+        return bool(label == int(label.real))
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return False
 
 
 def _different_texts(labels: Iterable[Hashable]) -> tuple[str, ...]:
