@@ -76,7 +76,8 @@ class Subtree(NamedTuple):
 
 def _checked_constants(spec: ContractionSpec, constants: Mapping[int, Array]) -> dict[int, Array]:
     """Return the constants as arrays by position, once positions and shapes fit the contraction."""
-    n = len(spec.inputs)
+    shapes = spec.input_shapes
+    n = len(shapes)
     if not isinstance(constants, Mapping):
         raise InputError(f"constants is of type {type(constants).__name__}: give a mapping, {{position: array}}.")
     found: dict[int, Array] = {}
@@ -85,10 +86,10 @@ def _checked_constants(spec: ContractionSpec, constants: Mapping[int, Array]) ->
             raise InputError(f"constants: position {position!r} is none of the operands 0 to {n - 1}.")
         position = int(position)
         found[position] = as_array(array, f"constant {position}")
-        if tuple(found[position].shape) != spec.input_shapes[position]:
+        if tuple(found[position].shape) != shapes[position]:
             raise ShapeError(
                 f"constant {position} has shape {tuple(found[position].shape)}, but the plan was made for "
-                f"{spec.input_shapes[position]}."
+                f"{shapes[position]}."
             )
     if not found:
         raise InputError("constants: name at least one operand, as {position: array}.")
@@ -97,32 +98,32 @@ def _checked_constants(spec: ContractionSpec, constants: Mapping[int, Array]) ->
 
 def _constant_subtrees(n_inputs: int, pairs: Sequence[Pair], constants: Iterable[int]) -> list[Subtree]:
     """Return the largest subtrees, of one step at least, all of whose leaves are constants."""
-    fixed = [k in frozenset(constants) for k in range(n_inputs)]
-    below: list[frozenset[int]] = [frozenset([k]) for k in range(n_inputs)]
-    for a, b in pairs:
-        fixed.append(fixed[a] and fixed[b])
-        below.append(below[a] | below[b] if fixed[-1] else frozenset())
+    known = frozenset(constants)
+    fixed = [k in known for k in range(n_inputs)]
+    fixed += [False] * len(pairs)
+    for k, (a, b) in enumerate(pairs, n_inputs):
+        fixed[k] = fixed[a] and fixed[b]
     parent = {node: n_inputs + k for k, pair in enumerate(pairs) for node in pair}
     last = len(fixed) - 1
     tops = [node for node in range(n_inputs, last + 1) if fixed[node] and (node == last or not fixed[parent[node]])]
-    return [_subtree(top, sorted(below[top]), pairs, n_inputs) for top in tops]
+    return [_subtree(top, pairs, n_inputs) for top in tops]
 
 
-def _subtree(top: int, leaves: Sequence[int], pairs: Sequence[Pair], n_inputs: int) -> Subtree:
-    inside: set[int] = set()
+def _subtree(top: int, pairs: Sequence[Pair], n_inputs: int) -> Subtree:
+    inside: list[int] = []
     stack = [top]
     while stack:
         node = stack.pop()
-        if node >= n_inputs:
-            inside.add(node)
-            stack += pairs[node - n_inputs]
-    number = {leaf: k for k, leaf in enumerate(leaves)}
+        inside.append(node)
+        stack += pairs[node - n_inputs] if node >= n_inputs else ()
+    inside.sort()
+    leaves = tuple(node for node in inside if node < n_inputs)
+    number = {node: k for k, node in enumerate(inside)}
     steps: list[Pair] = []
-    for node in sorted(inside):
-        first, second = sorted(number[x] for x in pairs[node - n_inputs])
-        number[node] = len(leaves) + len(steps)
-        steps.append((first, second))
-    return Subtree(top, tuple(leaves), tuple(steps))
+    for node in inside[len(leaves) :]:
+        a, b = pairs[node - n_inputs]
+        steps.append((min(number[a], number[b]), max(number[a], number[b])))
+    return Subtree(top, leaves, tuple(steps))
 
 
 def _fold_spec(
@@ -239,7 +240,8 @@ def fold(plan: ContractionPlan, constants: Mapping[int, Array]) -> FoldedPlan:
         for subtree in _constant_subtrees(len(plan.spec.inputs), plan.pairs, known)
         if all(cut.isdisjoint(plan.spec.inputs[leaf]) for leaf in subtree.leaves)
     ]
-    subtrees.sort(key=lambda subtree: size_of(result_indices(plan.spec, plan.pairs)[subtree.top], plan.spec.sizes))
+    kept = result_indices(plan.spec, plan.pairs)
+    subtrees.sort(key=lambda subtree: size_of(kept[subtree.top], plan.spec.sizes))
     while True:
         rest, parts, nodes = _folded(plan, subtrees, names, dtypes)
         limit = plan.memory_limit
