@@ -33,9 +33,9 @@ from tnet.formats import TensorNetwork
 
 __all__ = ["BoundaryContraction", "contract_boundary"]
 
-# Bonds are taken to grow to this where only a tolerance bounds them, to choose the direction of the sweeps.
 # Bonds of two boundaries: numbers, for indices of a network are strings, of any name.
 _UPPER_LEFT, _UPPER_RIGHT, _LOWER_LEFT, _LOWER_RIGHT = range(4)
+# Bonds are taken to grow to this where only a tolerance bounds them, to choose the direction of the sweeps.
 _LIKELY_BOND = 256
 
 

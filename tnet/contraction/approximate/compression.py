@@ -30,9 +30,9 @@ __all__ = ["Accuracy", "Boundary", "Method", "RowTimesBoundary", "absorbed"]
 
 Method = Literal["auto", "direct", "randomized"]
 
-# The estimate of what a sketch leaves out is trusted up to this factor.
 # Bonds of a boundary: numbers, for indices of a network are strings, of any name.
 _LEFT, _RIGHT, _SKETCH = range(3)
+# The estimate of what a sketch leaves out is trusted up to this factor.
 _SAFETY = 1.5
 _FIRST_WIDTH = 16
 # Singular values whose norm is below this part of the unit roundoff times that of the whole carry nothing.
