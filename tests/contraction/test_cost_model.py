@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,8 @@ def test_predictions_grow_with_the_work() -> None:
 
 def test_a_table_shows_the_prediction() -> None:
     assert "s predicted for this host" in repr(tnet.plan("ij,jk->ik", (8, 8), (8, 8)))
+
+
+def test_hopeless_plans_take_forever() -> None:
+    outer = [part for k in range(40) for part in ((2,) * 60, [60 * k + axis for axis in range(60)])]
+    assert tnet.plan(*outer).predicted_seconds == math.inf

@@ -14,7 +14,7 @@ _IN_CACHE = 1 << 18  # elements of operands and result that a matrix product fin
 
 
 def program_seconds(program: Program, dtypes: DtypePlan, n_slices: int, rates: Rates) -> float:
-    """Return the predicted seconds of a call.
+    """Return the predicted seconds of a call; infinite beyond the range of floating point.
 
     Parameters
     ----------
@@ -23,20 +23,25 @@ def program_seconds(program: Program, dtypes: DtypePlan, n_slices: int, rates: R
     n_slices : int
     rates : Rates
     """
-    item = dtypes.compute_itemsize
-    once = sum(_step_seconds(step, program, dtypes, rates, item) for step in program.once)
-    body = sum(_step_seconds(step, program, dtypes, rates, item) for step in program.steps)
+    try:
+        once = sum(_step_seconds(step, program, rates, dtypes.compute_itemsize) for step in program.once)
+        return rates.call + once + n_slices * _slice_seconds(program, dtypes, n_slices, rates)
+    except OverflowError:
+        return math.inf
+
+
+def _slice_seconds(program: Program, dtypes: DtypePlan, n_slices: int, rates: Rates) -> float:
+    seconds = sum(_step_seconds(step, program, rates, dtypes.compute_itemsize) for step in program.steps)
     if program.single is not None:
-        body += rates.step + _operand_seconds(program.single, program, dtypes, rates)
+        seconds += rates.step + _operand_seconds(program.single, program, rates)
     if n_slices > 1:
         size = math.prod(program.output_shape)
-        keys = sum(1 for _ in program.leaves)
-        body += 2 * rates.step + keys * rates.view + rates.times_seconds(64, size)
-    return rates.call + once + n_slices * body
+        seconds += 2 * rates.step + len(program.leaves) * rates.view + rates.times_seconds(64, size)
+    return seconds
 
 
-def _step_seconds(step: Step, program: Program, dtypes: DtypePlan, rates: Rates, item: int) -> float:
-    seconds = rates.step + sum(_operand_seconds(side, program, dtypes, rates) for side in (step.left, step.right))
+def _step_seconds(step: Step, program: Program, rates: Rates, item: int) -> float:
+    seconds = rates.step + sum(_operand_seconds(side, program, rates) for side in (step.left, step.right))
     if step.kept != step.raw:
         seconds += rates.view
     if not step.is_product:
@@ -64,7 +69,7 @@ def _kernel_seconds(step: Step, rates: Rates) -> float:
     return passes + step.macs * rates.mac_seconds(64, 64, 64) / 64**3
 
 
-def _operand_seconds(operand: Operand, program: Program, dtypes: DtypePlan, rates: Rates) -> float:
+def _operand_seconds(operand: Operand, program: Program, rates: Rates) -> float:
     seconds = rates.view if operand.permutation is not None else 0.0
     if operand.source < len(program.leaves):
         leaf = program.leaves[operand.source]
