@@ -10,6 +10,7 @@ from typing import Any
 from tnet.contraction.pairs import linear_path
 from tnet.contraction.planning import Timing, find_pairs
 from tnet.contraction.spec import ContractionSpec
+from tnet.errors import InputError
 
 __all__ = ["register_with_opt_einsum"]
 
@@ -24,6 +25,11 @@ def register_with_opt_einsum(name: str = "tnet") -> None:
     name : str
         For ``opt_einsum.contract(..., optimize=name)``, ``jax.numpy.einsum(..., optimize=name)`` and
         ``torch.backends.opt_einsum.strategy = name``, which ``torch.einsum`` then follows.
+
+    Raises
+    ------
+    InputError
+        ``name`` is no text, or opt_einsum has a planner of its own, or of another library, under it.
 
     Notes
     -----
@@ -41,9 +47,16 @@ def register_with_opt_einsum(name: str = "tnet") -> None:
     """
     from opt_einsum import paths
 
+    if not isinstance(name, str):
+        raise InputError(f"name={name!r}: give text, such as 'tnet'.")
     registered: Mapping[str, Any] = paths._PATH_OPTIONS
-    if registered.get(name) is not _path:
-        paths.register_path_fn(name, _path)
+    key = name.lower()  # as opt_einsum keeps it
+    if registered.get(key) is _path:
+        return
+    try:
+        paths.register_path_fn(key, _path)
+    except KeyError as error:
+        raise InputError(f"name={name!r} is taken in opt_einsum: give another, such as 'tnet'.") from error
 
 
 def _path(
