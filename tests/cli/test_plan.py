@@ -56,6 +56,8 @@ def test_options_reach_the_plan(options: list[str], runner: CliRunner) -> None:
         (["ab,bc->ac", "--sizes", "a=2,b=-3,c=4"], "b=-3"),
         (["ab,bc->ac", "--sizes", "a=2,b,c=4"], "'b'"),
         (["ab,bc->ac", "--sizes", ""], "a=64"),
+        (["ab,bc->ac", "--sizes", "a=2,b=3,c=" + "9" * 5000], "5000 digits"),
+        ([*RING[1:], "--memory", "9" * 5000], "memory_limit"),
         (["a...,b->ab", "--sizes", "a=2,b=3"], "ellipsis"),
         (["ab,bc->az", "--sizes", "a=2,b=3,c=4"], "'z'"),
         (["ab-bc", "--sizes", "a=2,b=3,c=4"], "'->'"),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "plan"]
 
+_LONGEST_SIZE = 20  # digits
+
 
 @reported
 def plan(
@@ -43,7 +45,7 @@ def plan(
         *shapes,
         dtype=dtype,
         planner=planner,  # pyright: ignore[reportArgumentType]
-        memory_limit=None if memory is None else _bytes(memory),
+        memory_limit=memory,
         max_planning_seconds=seconds,
         rng=seed,
     )
@@ -85,10 +87,6 @@ def describe(found: ContractionPlan) -> dict[str, Any]:
     }
 
 
-def _bytes(memory: str) -> int | str:
-    return int(memory) if memory.isdecimal() else memory
-
-
 def _shapes(equation: str, text: str) -> list[tuple[int, ...]]:
     """Return the shape of each operand; every index needs a size, and no other has one."""
     from tnet.contraction.spec import read_equation
@@ -116,6 +114,8 @@ def _sizes(text: str) -> dict[str, int]:
         label, equals, number = part.strip(" \t").rpartition("=")
         if len(label) != 1 or not equals or not (number.isascii() and number.isdecimal()):
             raise InputError(f"--sizes: {part!r} is not a size; write one letter, '=' and a number, as in a=64,b=64.")
+        if len(number) > _LONGEST_SIZE:
+            raise InputError(f"--sizes: {label!r} has a size of {len(number)} digits; give {_LONGEST_SIZE} at most.")
         if label in sizes:
             raise InputError(f"--sizes gives {label!r} twice: write each index once.")
         sizes[label] = int(number)
