@@ -1,4 +1,4 @@
-"""Over 500 random networks the measured peak is never above plan.peak_bytes, which is within 1.3 times of it."""
+"""Over random networks the measured peak is never above plan.peak_bytes, which is within 1.3 times of it."""
 
 from __future__ import annotations
 
