@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,21 +174,22 @@ def test_files_that_are_no_models(name: str, error: type[Exception], tmp_path: P
         locate_model(str(tmp_path / name))
 
 
-def test_a_refusal_takes_less_than_a_second(model: Path, texts: Path, tmp_path: Path) -> None:
-    """As a process, imports included; the processor's time, for the machine may be busy."""
-    before = os.times()
+def test_a_refusal_does_not_wait_for_slow_imports(model: Path, texts: Path, tmp_path: Path) -> None:
+    """What would take it past a second: torch, transformers and numba take seconds to import."""
     options = ["--ratio", "2", "--calibration", str(texts / "calibration.txt")]
     done = subprocess.run(
-        [sys.executable, "-m", "tnet", "compress", str(model), str(tmp_path / "out"), *options],
+        [sys.executable, "-X", "importtime", "-m", "tnet", "compress", str(model), str(tmp_path / "out"), *options],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    after = os.times()
     assert done.returncode == 2
-    assert (after.children_user - before.children_user) + (after.children_system - before.children_system) < 1.0
     assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rsplit("|", 1)[1].strip() for line in lines}
+    assert "numpy" in imported
+    assert imported.isdisjoint({"torch", "transformers", "numba", "scipy.linalg", "matplotlib"})
 
 
 def test_the_words_are_those_of_the_library() -> None:
@@ -210,13 +209,10 @@ def test_shares(text: str | None, value: float | None) -> None:
 
 def _refused(runner: CliRunner, arguments: list[str], message: str, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    start = time.process_time()
     result = runner.invoke(app, ["compress", *arguments])
-    seconds = time.process_time() - start
     assert result.exit_code == 2, result.output
     flat = " ".join(result.stderr.replace("│", " ").split())
     assert message in flat
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert sorted(folder.rglob("*")) == before
-    assert seconds < 1.0

@@ -102,6 +102,7 @@ def test_a_saved_plan_is_used(tmp_path: Path, runner: CliRunner) -> None:
         (["-o", "NEW", "--executor", "0"], "--executor 0"),
         (["-o", "NEW", "--plan", "no.json"], "no such file"),
         (["-o", "NEW", "--plan", "no.json", "--memory", "1GB"], "leave out --memory"),
+        (["-o", "NEW", "--plan", "no.json", "--seed", "0"], "and --seed"),
         (["-o", "NEW", "--memory", "1KiB"], "cannot be met"),
         (["-o", "NEW", "--checkpoint", "/nowhere/at/all"], "does not exist"),
         (["-o", "NEW", "--planner", "best"], "planner"),
@@ -141,6 +142,41 @@ def test_a_file_with_several_tensors_is_refused(tmp_path: Path, runner: CliRunne
     done = runner.invoke(app, ["contract", "a->", str(tmp_path / "d.safetensors")])
     assert done.exit_code == 2
     assert "holds 2 tensors (x, y)" in done.stderr
+
+
+def test_what_has_no_place_is_refused_before_the_search(
+    files: list[str], tmp_path: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object, **__: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("tnet.contraction.api.search_or_resume", search)
+    np.save(tmp_path / "z.npy", np.ones((9, 7), complex))
+    done = runner.invoke(app, ["contract", "ab,bc->ac", *files[:2]])
+    assert (done.exit_code, "give --out" in done.stderr) == (2, True)
+    names = [files[0], str(tmp_path / "z.npy"), "-o", str(tmp_path / "y.safetensors")]
+    done = runner.invoke(app, ["contract", "ab,bc->ac", *names])
+    assert (done.exit_code, "complex128" in done.stderr) == (2, True)
+
+
+def test_a_result_that_cannot_be_written_is_kept_in_the_checkpoint(
+    files: list[str], tmp_path: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, job = tmp_path / "y.npy", tmp_path / "job"
+    line = ["contract", "ab,bc->ac", *files[:2], "-o", str(out), "--checkpoint", str(job)]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tnet.io.atomic_write", full)
+        assert runner.invoke(app, line).exit_code != 0
+    assert job.is_dir()
+    monkeypatch.setattr("tnet.contraction.distribute._run_task", None)  # nothing is left to compute
+    done = runner.invoke(app, line)
+    assert done.exit_code == 0, done.output
+    assert np.allclose(np.load(out), product(files))
+    assert not job.exists()
 
 
 def test_a_bar_is_drawn_on_a_terminal_alone(

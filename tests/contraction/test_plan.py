@@ -330,13 +330,15 @@ def test_too_little_free_memory_is_refused_before_allocating(monkeypatch: pytest
     outer = tnet.plan("i,j->ij", (4096,), (4096,))
     inner = tnet.plan("i,j,ij->", (4096,), (4096,), (4096, 4096), planner=[(0, 1), (0, 1)])
     x = np.ones(4096)
-    module = importlib.import_module("tnet.contraction.plan")
+    module = importlib.import_module("tnet.contraction.bound_calls")
     monkeypatch.setattr(module, "free_bytes", lambda x: 2**20)
     with pytest.raises(MemoryLimitError, match="the result alone takes 128 MiB") as caught:
         outer(x, x)
     assert "memory_limit" not in str(caught.value)
     with pytest.raises(MemoryLimitError, match="plan with memory_limit="):
         inner(x, x, np.broadcast_to(x, (4096, 4096)))
+    with pytest.raises(MemoryLimitError, match="the result alone takes 128 MiB"):
+        outer.scaled(x, x)
     monkeypatch.setattr(module, "free_bytes", lambda x: None)
     assert outer(x, x).shape == (4096, 4096)
 
@@ -473,6 +475,9 @@ def _edit(**changes: Any) -> Any:
     "change",
     [
         _edit(format_version=99),
+        _edit(format_version=True),
+        _edit(format_version=2.0),
+        _edit(labels="abc"),
         _edit(format="other"),
         _edit(labels=["a"]),
         _edit(labels=["i", "i", "k"]),

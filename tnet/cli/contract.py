@@ -37,24 +37,28 @@ def contract(
     memory: Annotated[str | None, typer.Option(help="Bytes, or text such as 8GiB: cut indices to keep it.")] = None,
     planner: Annotated[str | None, typer.Option(help="Who searches the order. [default: auto]")] = None,
     seconds: Annotated[float | None, typer.Option(help="At most this long a search of the order.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the search. [default: 0]")] = None,
     executor: Annotated[
         str | None, typer.Option(help="Worker processes for the slices: a number, or 'processes' for all.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder to keep the sum of the slices in; the same line again goes on there.")
+        Path | None,
+        typer.Option(help="Folder to keep plan and sum of the slices in; the same line again goes on there."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the standard output.")] = False,
 ) -> None:
     """Contract arrays. Without --out, a result of one number is printed."""
     workers = _workers(executor)
-    if plan is not None and not (memory is None and planner is None and seconds is None):
-        raise InputError("--plan: the plan holds order and slices; leave out --memory, --planner and --seconds.")
+    if plan is not None and not (memory is planner is seconds is seed is None):
+        raise InputError(
+            "--plan: the plan holds order and slices; leave out --memory, --planner, --seconds and --seed."
+        )
     if out is not None:
         if out.suffix not in _SUFFIXES:
             raise InputError(f"--out {str(out)!r}: give a name that ends in {' or '.join(_SUFFIXES)}.")
         check_new(out, "--out")
     arrays = [_read(file) for file in files]
+    _check_result(equation, arrays, out)
     request = None
     if plan is None:
         from tnet.contraction.api import search_or_resume
@@ -63,23 +67,27 @@ def contract(
             equation,
             arrays,
             planner=planner or "auto",
-            memory_limit=int(memory) if memory is not None and memory.isdecimal() else memory,
+            memory_limit=memory,
             max_planning_seconds=seconds,
-            rng=seed,
+            rng=seed or 0,
             checkpoint=checkpoint,
         )
     else:
         found = _load(plan, equation, [tuple(x.shape) for x in arrays])
-    if out is None and math.prod(found.output_shape) != 1:
-        raise InputError(f"the result has shape {found.output_shape}: give --out, a file to write it to.")
     from tnet.contraction.distribute import run_plan
 
     started = time.perf_counter()
     with progress_bar("slices") as callback:
-        result = run_plan(found, arrays, executor=workers, checkpoint=checkpoint, callback=callback, request=request)
+        result = run_plan(
+            found,
+            arrays,
+            executor=workers,
+            checkpoint=checkpoint,
+            callback=callback,
+            request=request,
+            deliver=None if out is None else lambda x: _write(x, out),
+        )
     elapsed = time.perf_counter() - started
-    if out is not None:
-        _write(result, out)
     value = result.item() if result.size == 1 else None
     if as_json:
         shown = [value.real, value.imag] if isinstance(value, complex) else value
@@ -110,6 +118,22 @@ def _read(path: Path) -> Any:
             f"{str(path)!r} holds {len(tensors)} tensors ({', '.join(list(tensors)[:4])}): give a file with one."
         )
     return next(iter(tensors.values()))
+
+
+def _check_result(equation: str, arrays: list[Any], out: Path | None) -> None:
+    """Require a place for the result that can hold it, before anything is searched or computed."""
+    from tnet.arrays import dtype_name
+    from tnet.contraction.dtypes import dtype_plan
+    from tnet.contraction.spec import parse_equation
+
+    shape = parse_equation(equation, [tuple(x.shape) for x in arrays]).output_shape
+    if out is None:
+        if math.prod(shape) != 1:
+            raise InputError(f"the result has shape {shape}: give --out, a file to write it to.")
+    elif out.suffix == ".safetensors" and dtype_plan([dtype_name(x) for x in arrays]).result == "complex128":
+        raise InputError(
+            f"--out {str(out)!r}: the result is complex128, which safetensors cannot hold; give a name in .npy."
+        )
 
 
 def _load(path: Path, equation: str, shapes: list[tuple[int, ...]]) -> ContractionPlan:

@@ -20,12 +20,13 @@ from tnet.arrays import (
     name_of_dtype,
     resolve_rng,
 )
+from tnet.contraction.bound_calls import layouts_of
 from tnet.contraction.dtypes import dtype_plan
 from tnet.contraction.execute import common_namespace
 from tnet.contraction.fitting import fit_into_memory
 from tnet.contraction.layout import Layout
 from tnet.contraction.memory import parse_bytes
-from tnet.contraction.plan import ContractionPlan, layouts_of
+from tnet.contraction.plan import ContractionPlan
 from tnet.contraction.planning import PLANNERS, Path, Timing, find_pairs, name_of_planner
 from tnet.contraction.spec import (
     ContractionSpec,

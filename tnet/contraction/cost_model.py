@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tnet.contraction.dtypes import DtypePlan
-from tnet.contraction.lowering import Operand, Program, Step
+from tnet.contraction.lowering import Operand, Program, Stack, Step
 from tnet.contraction.rates import Rates
 
 __all__ = ["program_seconds"]
@@ -31,7 +31,13 @@ def program_seconds(program: Program, dtypes: DtypePlan, n_slices: int, rates: R
 
 
 def _slice_seconds(program: Program, dtypes: DtypePlan, n_slices: int, rates: Rates) -> float:
-    seconds = sum(_step_seconds(step, program, rates, dtypes.compute_itemsize) for step in program.steps)
+    item = dtypes.compute_itemsize
+    seconds, start = 0.0, 0
+    for stack in program.stacks:
+        seconds += sum(_step_seconds(step, program, rates, item) for step in program.steps[start : stack.first])
+        seconds += _stack_seconds(stack, program, rates, item)
+        start = stack.first + stack.n
+    seconds += sum(_step_seconds(step, program, rates, item) for step in program.steps[start:])
     if program.single is not None:
         seconds += rates.step + _operand_seconds(program.single, program, rates)
     if n_slices > 1:
@@ -57,6 +63,21 @@ def _step_seconds(step: Step, program: Program, rates: Rates, item: int) -> floa
         seconds += rates.stacked + n_matrices * rates.matrix
     moved = item * (step.n_result + math.prod(step.left.shape) + math.prod(step.right.shape))
     return seconds + rates.byte * max(0, moved - item * _IN_CACHE)
+
+
+def _stack_seconds(stack: Stack, program: Program, rates: Rates, item: int) -> float:
+    """Return the seconds of a stack: what its members do beside their calls, and the calls of one step."""
+    step = program.steps[stack.first]
+    overhead = rates.step + sum(rates.view * (operand.permutation is not None) for operand in (step.left, step.right))
+    members = max(0.0, _step_seconds(step, program, rates, item) - overhead) + rates.matrix
+    seconds = overhead + rates.stacked + stack.n * members + rates.view * len(stack.single)
+    for operand, run in ((step.left, stack.left), (step.right, stack.right)):
+        size = math.prod(operand.shape)
+        if run is None:
+            seconds += rates.step + stack.n * (rates.view + rates.copy_seconds(size, size))
+        else:
+            seconds += 2 * rates.view
+    return seconds
 
 
 def _kernel_seconds(step: Step, rates: Rates) -> float:

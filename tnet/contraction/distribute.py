@@ -31,12 +31,10 @@ from tnet.arrays import (
 from tnet.contraction.dtypes import dtype_plan
 from tnet.contraction.execute import common_namespace
 from tnet.contraction.grouping import SliceTasks, group_slices, keys_of_task
-from tnet.contraction.memory import format_bytes
-from tnet.contraction.operands import as_operands
+from tnet.contraction.operands import as_operands, require_shapes, require_within
 from tnet.contraction.partial_sums import RunningSum, SumKeeper
 from tnet.contraction.resume import keep_plan
-from tnet.contraction.spec import were_given
-from tnet.errors import BackendError, MemoryLimitError, ShapeError, WorkerError
+from tnet.errors import BackendError, WorkerError
 from tnet.io.strict_json import canonical_json
 from tnet.parallel import ExecutorLike, run_tasks
 
@@ -61,10 +59,12 @@ def run_plan(
     checkpoint: str | os.PathLike[str] | None = None,
     callback: ProgressCallback | None = None,
     request: Mapping[str, Any] | None = None,
+    deliver: Callable[[Array], object] | None = None,
 ) -> Array:
     """Run the slices of a plan as tasks; see :meth:`tnet.contraction.ContractionPlan.run`.
 
-    With ``request``, what the plan was searched for, the checkpoint keeps the plan too.
+    With ``request``, what the plan was searched for, the checkpoint keeps the plan too. ``deliver`` gets the result
+    before the checkpoint is removed, so that a delivery that fails can be repeated.
     """
     operands = _checked_operands(plan, arrays, stays_here=executor is None and checkpoint is None)
     plan = _for_dtypes(plan, [dtype_name(x) for x in operands])
@@ -92,26 +92,23 @@ def run_plan(
     try:
         tell()
         _run_missing(_Job(plan.spec, tasks, operands), total.missing, executor, take)
+        result = astype(total.result, result_dtype)
+        if deliver is not None:
+            deliver(result)
     except BaseException as error:
         if isinstance(error, WorkerError):
             error.partial.clear()  # of empty boxes
         keeper.save()
         raise
     keeper.end()
-    return astype(total.result, result_dtype)
+    return result
 
 
 def _checked_operands(plan: ContractionPlan, arrays: Sequence[Array], *, stays_here: bool) -> list[Array]:
     operands = as_operands(arrays)
-    if operands:
-        common_namespace(operands)  # names two operands that differ
-    planned = plan.spec.input_shapes
-    if len(operands) != len(planned):
-        raise ShapeError(f"the plan has {len(planned)} operands, but {were_given(len(operands))}.")
-    for k, (x, shape) in enumerate(zip(operands, planned, strict=True)):
-        given = tuple(x.shape)
-        if given != shape:
-            raise ShapeError(f"operand {k} has shape {given}, but the plan was made for {shape}; plan again.")
+    require_shapes(plan.spec, [x.shape for x in operands])
+    common_namespace(operands)  # names two operands that differ
+    for k, x in enumerate(operands):
         if not stays_here and getattr(x, "requires_grad", False):
             raise BackendError(
                 f"operand {k} records gradients, which end at an executor or checkpoint: detach it, or call the plan."
@@ -125,11 +122,8 @@ def _for_dtypes(plan: ContractionPlan, names: list[str]) -> ContractionPlan:
     if dtypes == plan.dtypes:
         return plan
     plan = dataclasses.replace(plan, dtypes=dtypes, layouts=None)
-    if plan.memory_limit is not None and plan.peak_bytes > plan.memory_limit:
-        raise MemoryLimitError(
-            f"with operands of {', '.join(dict.fromkeys(names))} this plan takes {format_bytes(plan.peak_bytes)}, "
-            f"above its memory_limit of {format_bytes(plan.memory_limit)}; plan again from these arrays."
-        )
+    if plan.memory_limit is not None:
+        require_within(plan.memory_limit, plan.peak_bytes, names)
     return plan
 
 
@@ -194,9 +188,7 @@ def _run_missing(
     operands = _on_host(job.operands)
     n_bytes = sum(x.nbytes for x in operands)
     first = job.operands[0]
-    # replace() leaves behind what the plan has cached here: functions do not travel.
-    tasks = job.tasks._replace(plan=dataclasses.replace(job.tasks.plan))
-    parcel = _Parcel(job.spec, tasks, operands, array_namespace(first).zeros((), dtype=first.dtype))
+    parcel = _Parcel(job.spec, job.tasks, operands, array_namespace(first).zeros((), dtype=first.dtype))
     with tempfile.TemporaryDirectory(prefix="tnet-contract-", ignore_cleanup_errors=True) as folder:
         if n_bytes > _TRAVELS and hasattr(executor, "scatter"):
             # Kept by every worker of the cluster, but lost with the last of them.

@@ -9,7 +9,7 @@ from tnet.arrays import Array, Namespace, array_namespace, contract_pair, device
 from tnet.arrays.operations import Operations, operations
 from tnet.arrays.pairwise import PairKernel
 from tnet.contraction.dtypes import DtypePlan
-from tnet.contraction.lowering import Operand, Program, Step
+from tnet.contraction.lowering import Operand, Program, Run, Step
 from tnet.contraction.slicing import Split, slice_keys
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import BackendError
@@ -52,6 +52,59 @@ class Instruction(NamedTuple):
     node: int
 
 
+class StackedSide(NamedTuple):
+    """How an operand of a stack is put together; an entry is None where there is nothing to do.
+
+    Parameters
+    ----------
+    sources : tuple of int
+        Slots to gather from; empty where the operand is a slice of an earlier stack.
+    slot : int
+        Of that stack.
+    taken : slice or None
+    viewed, axes, shape : tuple of int or None
+        To reshape to, which is a view; to permute to; to reshape to, which copies.
+    """
+
+    sources: tuple[int, ...]
+    slot: int
+    taken: slice | None
+    viewed: tuple[int, ...] | None
+    axes: tuple[int, ...] | None
+    shape: tuple[int, ...] | None
+
+
+class StackedInstruction(NamedTuple):
+    """Steps that run as one.
+
+    Parameters
+    ----------
+    function : callable
+        The product.
+    left, right : StackedSide
+    emptied : tuple of int
+        Slots of stacks that nothing needs after this.
+    slot : int or None
+        Where the result stays whole, for later stacks.
+    single : tuple of (int, int, tuple of int or None)
+        Member, slot and shape of each result that is taken alone.
+    """
+
+    function: Function
+    left: StackedSide
+    right: StackedSide
+    emptied: tuple[int, ...]
+    slot: int | None
+    single: tuple[tuple[int, int, tuple[int, ...] | None], ...]
+
+
+class Part(NamedTuple):
+    """A stack, if there is one, and the steps that run one by one before it."""
+
+    steps: tuple[Instruction, ...]
+    stack: StackedInstruction | None
+
+
 class Bound(NamedTuple):
     """A program in the words of one array library.
 
@@ -64,6 +117,13 @@ class Bound(NamedTuple):
     n_inputs, n_nodes : int
     final : tuple of int or None
         Permutation of the last result.
+    language : Operations
+        Functions of the library.
+    xp : namespace
+    dtype, result_dtype : dtype
+        Of the computation and of the result, as the library writes them.
+    parts : tuple of Part
+        The same as ``body``, some of its steps stacked; empty where none are.
     """
 
     once: tuple[Instruction, ...]
@@ -76,6 +136,7 @@ class Bound(NamedTuple):
     xp: Namespace
     dtype: Any
     result_dtype: Any
+    parts: tuple[Part, ...] = ()
 
 
 def common_namespace(arrays: Sequence[Array]) -> Namespace:
@@ -124,6 +185,8 @@ def make_runner(
 
 
 def _whole(bound: Bound) -> Runner:
+    if bound.parts:
+        return _stacked(bound)
     body, final, single = bound.body, bound.final, bound.single
     permute, reshape, convert = bound.language.permute, bound.language.reshape, bound.language.convert
     dtype = None if bound.result_dtype == bound.dtype else bound.result_dtype
@@ -132,6 +195,29 @@ def _whole(bound: Bound) -> Runner:
     def run(operands: Sequence[Array]) -> Array:
         slots = [*operands, *room]
         x = single(slots[0]) if single is not None else run_steps(body, slots, permute, reshape)
+        if final is not None:
+            x = permute(x, final)
+        return x if dtype is None else convert(x, dtype)
+
+    return run
+
+
+def _stacked(bound: Bound) -> Runner:
+    """Return the function for a program with stacks; those that stay whole have slots behind the others."""
+    parts, final, permute, reshape = bound.parts, bound.final, bound.language.permute, bound.language.reshape
+    join, convert = bound.xp.concat, bound.language.convert
+    dtype = None if bound.result_dtype == bound.dtype else bound.result_dtype
+    room = [None] * (bound.n_nodes - bound.n_inputs + len(parts))
+
+    def run(operands: Sequence[Array]) -> Array:
+        slots = [*operands, *room]
+        x: Any = None
+        for steps, stack in parts:
+            if steps:
+                x = run_steps(steps, slots, permute, reshape)
+            if stack is not None:
+                x = None
+                run_stack(stack, slots, permute, reshape, join)
         if final is not None:
             x = permute(x, final)
         return x if dtype is None else convert(x, dtype)
@@ -202,6 +288,35 @@ def run_steps(steps: Sequence[Instruction], slots: list[Any], permute: Function,
     return slots[node]
 
 
+def run_stack(
+    stack: StackedInstruction, slots: list[Any], permute: Function, reshape: Function, join: Function
+) -> None:
+    """Run a stacked instruction on ``slots``, emptied as they are used."""
+    sides = []
+    for sources, slot, taken, viewed, axes, shape in (stack.left, stack.right):
+        if sources:
+            x = join([slots[source] for source in sources])
+            for source in sources:
+                slots[source] = None
+        else:
+            x = slots[slot][taken]
+        if viewed is not None:
+            x = reshape(x, viewed)
+        if axes is not None:
+            x = permute(x, axes)
+        sides.append(x if shape is None else reshape(x, shape))
+        x = None
+    for slot in stack.emptied:
+        slots[slot] = None
+    result = stack.function(*sides)
+    if stack.slot is not None:
+        slots[stack.slot] = result
+    if stack.single:
+        each = tuple(result)
+        for member, node, kept in stack.single:
+            slots[node] = each[member] if kept is None else reshape(each[member], kept)
+
+
 def bind(program: Program, dtypes: DtypePlan, arrays: Sequence[Array]) -> Bound:
     """Put a program into the words of the library of ``arrays``.
 
@@ -217,9 +332,10 @@ def bind(program: Program, dtypes: DtypePlan, arrays: Sequence[Array]) -> Bound:
     single = None
     if program.single is not None:
         single = binder.single(program.single)
+    body = tuple(binder.instruction(step) for step in program.steps)
     return Bound(
         tuple(binder.instruction(step) for step in program.once),
-        tuple(binder.instruction(step) for step in program.steps),
+        body,
         single,
         len(program.leaves),
         len(program.orders),
@@ -228,7 +344,52 @@ def bind(program: Program, dtypes: DtypePlan, arrays: Sequence[Array]) -> Bound:
         xp,
         dtype,
         resolve_dtype(xp, dtypes.result),
+        _parts(program, body, language),
     )
+
+
+def _parts(program: Program, body: tuple[Instruction, ...], language: Operations) -> tuple[Part, ...]:
+    """Return the parts of a program with stacks; none where it has no stack."""
+    if not program.stacks:
+        return ()
+    last_use = {
+        run.stack: k for k, stack in enumerate(program.stacks) for run in (stack.left, stack.right) if run is not None
+    }
+    parts: list[Part] = []
+    start = 0
+    for k, stack in enumerate(program.stacks):
+        parts.append(Part(body[start : stack.first], _stacked_instruction(program, k, last_use, language)))
+        start = stack.first + stack.n
+    return (*parts, Part(body[start:], None))
+
+
+def _stacked_instruction(
+    program: Program, k: int, last_use: dict[int, int], language: Operations
+) -> StackedInstruction:
+    stack, n_nodes = program.stacks[k], len(program.orders)
+    steps = program.steps[stack.first : stack.first + stack.n]
+    return StackedInstruction(
+        language.stacked if steps[0].is_product else language.times,
+        _stacked_side(program, [step.left for step in steps], stack.left),
+        _stacked_side(program, [step.right for step in steps], stack.right),
+        tuple([n_nodes + below for below, user in last_use.items() if user == k]),
+        n_nodes + k if k in last_use else None,
+        tuple([(j, steps[j].node, None if steps[j].kept == steps[j].raw else steps[j].kept) for j in stack.single]),
+    )
+
+
+def _stacked_side(program: Program, operands: Sequence[Operand], run: Run | None) -> StackedSide:
+    n, (_, viewed, axes, shape, _) = len(operands), operands[0]
+    permuted = viewed if axes is None else tuple([viewed[axis] for axis in axes])
+    permutation = None if axes is None else (0, *(axis + 1 for axis in axes))
+    last = None if permuted == shape else (n, *shape)
+    if run is None:
+        sources = tuple([operand.source for operand in operands])
+        return StackedSide(sources, -1, None, (n, *viewed), permutation, last)
+    raw = program.steps[program.stacks[run.stack].first].raw
+    taken = slice(run.start, run.start + run.stride * (n - 1) + 1, run.stride)
+    first = None if raw == viewed else (n, *viewed)
+    return StackedSide((), len(program.orders) + run.stack, taken, first, permutation, last)
 
 
 class _Binder:

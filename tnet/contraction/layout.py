@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tnet.arrays.pairwise import LEAST_ENTRIES, PairKernel, choose_kernel
+from tnet.contraction.pairs import Pair
 
-__all__ = ["Arrangement", "Layout", "Tree", "arrange", "memory_layout"]
+__all__ = ["Arrangement", "Indices", "Layout", "Tree", "arrange", "memory_layout"]
 
 Indices = tuple[int, ...]
-Pair = tuple[int, int]
 
 Layout = tuple[int, ...] | None
 """The axes of an array from the slowest in memory to the fastest; None where it is not dense."""

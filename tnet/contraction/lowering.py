@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tnet.arrays.pairwise import PairKernel
-from tnet.contraction.layout import Arrangement, Layout, Tree, arrange
+from tnet.contraction.layout import Arrangement, Indices, Layout, Tree, arrange
 from tnet.contraction.pairs import Pair, result_indices
-from tnet.contraction.spec import ContractionSpec
+from tnet.contraction.spec import ContractionSpec, Shape
 
-__all__ = ["Leaf", "Operand", "Program", "Step", "lower"]
-
-Indices = tuple[int, ...]
-Shape = tuple[int, ...]
+__all__ = ["Leaf", "Operand", "Program", "Run", "Stack", "Step", "lower"]
 
 
 class Leaf(NamedTuple):
@@ -100,6 +97,42 @@ class Step(NamedTuple):
     kernel: PairKernel | None = None
 
 
+class Run(NamedTuple):
+    """Results of a stack at equal distances, which are one operand of a later stack as they lie.
+
+    Parameters
+    ----------
+    stack : int
+        Its place among the stacks of the program.
+    start, stride : int
+        The first result, and the distance to the next.
+    """
+
+    stack: int
+    start: int
+    stride: int
+
+
+class Stack(NamedTuple):
+    """Neighbouring steps of equal shapes, none of which needs another, that run as one product of stacks.
+
+    Parameters
+    ----------
+    first, n : int
+        Place of the first of them in ``steps``, and their number.
+    left, right : Run or None
+        Where the operands lie already; None where they are gathered into a stack, which copies them.
+    single : tuple of int
+        Members whose results other steps take one by one, counted from 0; as views of the stack.
+    """
+
+    first: int
+    n: int
+    left: Run | None
+    right: Run | None
+    single: tuple[int, ...]
+
+
 class Program(NamedTuple):
     """A static list of steps for one slice of a contraction.
 
@@ -116,6 +149,8 @@ class Program(NamedTuple):
     output_shape : tuple of int
     orders : tuple of tuple of int
         Indices of each node in the order of its memory, without those of size 1.
+    stacks : tuple of Stack
+        In the order of ``steps``; steps of no stack run one by one.
     """
 
     leaves: tuple[Leaf, ...]
@@ -125,6 +160,7 @@ class Program(NamedTuple):
     final_permutation: tuple[int, ...] | None
     output_shape: Shape
     orders: tuple[Indices, ...]
+    stacks: tuple[Stack, ...] = ()
 
     @property
     def carried(self) -> frozenset[int]:

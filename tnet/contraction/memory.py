@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tnet.arrays import Array, device_kind, library_name, total_size
 from tnet.contraction.dtypes import DtypePlan
-from tnet.contraction.lowering import Operand, Program, Step
+from tnet.contraction.lowering import Operand, Program, Run, Stack, Step
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import InputError
 
@@ -56,7 +56,13 @@ def peak_memory(spec: ContractionSpec, program: Program, dtypes: DtypePlan, *, s
         walk.step(step)
     walk.carried = program.carried
     walk.fixed += n_output * dtypes.compute_itemsize if sliced else 0
-    for step in program.steps:
+    k = 0
+    for stack in program.stacks:
+        for step in program.steps[k : stack.first]:
+            walk.step(step)
+        k = stack.first + stack.n
+        walk.stack(stack)
+    for step in program.steps[k:]:
         walk.step(step)
     if program.single is not None:
         walk.held[0] = walk.take(program.single, 0)
@@ -91,6 +97,9 @@ class _Walk:
         self.held: dict[int, int] = {}  # bytes of live intermediates
         self.carried: frozenset[int] = frozenset()
         self.peak = Peak(self.fixed, tuple(range(self._n_inputs)))
+        # A stack is held under its first result, until the last of its results is taken.
+        self._first: dict[int, int] = {}
+        self._waiting: dict[int, int] = {}
 
     def note(self, extra: int, *sources: int) -> None:
         """Compare what is alive now, and ``extra``, with the peak so far."""
@@ -108,6 +117,39 @@ class _Walk:
         self.note(left + right + result + scratch, step.left.source, step.right.source, step.node)
         self.held[step.node] = result
 
+    def stack(self, stack: Stack) -> None:
+        """Gather both operands or take them as they lie, make the results, keep them together."""
+        steps = self._program.steps[stack.first : stack.first + stack.n]
+        left = self._stacked([step.left for step in steps], stack.left, 0)
+        right = self._stacked([step.right for step in steps], stack.right, left)
+        n_result = stack.n * steps[0].n_result
+        scratch = 0 if steps[0].is_product else self.buffered(2, n_result)
+        sources = [node for step in steps for node in (step.left.source, step.right.source, step.node)]
+        self.note(left + right + n_result * self._item + scratch, *sources)
+        first = steps[0].node
+        self._first |= {step.node: first for step in steps}
+        self._waiting[first] = stack.n
+        self.held[first] = n_result * self._item
+
+    def _stacked(self, operands: list[Operand], run: Run | None, extra: int) -> int:
+        """Return the bytes that belong to the operands of a stack alone, once they are one."""
+        size = len(operands) * math.prod(operands[0].shape) * self._item
+        sources = [operand.source for operand in operands]
+        copies = (run is None) + (operands[0].copied is not None)
+        self.note(extra + copies * size, *sources)
+        released = sum(self._released(source) for source in sources)
+        return size if copies else released
+
+    def _released(self, source: int) -> int:
+        """Return the bytes that are free once ``source`` is gone, and cease to count them."""
+        if source < self._n_inputs or source in self.carried:
+            return 0
+        first = self._first.get(source)
+        if first is None:
+            return self.held.pop(source)
+        self._waiting[first] -= 1
+        return 0 if self._waiting[first] else self.held.pop(first)
+
     def buffered(self, n_operands: int, n_elements: int) -> int:
         """Return the bytes that an elementwise loop of NumPy may buffer."""
         return n_operands * min(_LOOP_BUFFER, n_elements) * self._item
@@ -115,12 +157,7 @@ class _Walk:
     def take(self, operand: Operand, extra: int) -> int:
         """Return the bytes that belong to the operand alone, once it is a matrix."""
         source = operand.source
-        if source < self._n_inputs:
-            own = self._prepare(source, extra)
-        elif source in self.carried:
-            own = 0
-        else:
-            own = self.held.pop(source)
+        own = self._prepare(source, extra) if source < self._n_inputs else self._released(source)
         if operand.copied is not None:
             self.note(extra + own + operand.copied * self._item, source)
             own = operand.copied * self._item

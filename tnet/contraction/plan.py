@@ -2,99 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tnet.arrays import Array, device_kind, dtype_name, library_name, total_size
-from tnet.arrays.operations import operations
+from tnet.arrays import Array, device_kind, dtype_name, library_name
+from tnet.contraction.bound_calls import BoundCall, bound_call, layouts_of, require_free, when_free
 from tnet.contraction.cost_model import program_seconds
 from tnet.contraction.dtypes import DtypePlan, dtype_plan
 from tnet.contraction.execute import Runner, bind, common_namespace, make_runner
 from tnet.contraction.folding import FoldedPlan, batch_spec, fold
 from tnet.contraction.invariants import choose_invariants
-from tnet.contraction.layout import Layout, memory_layout
+from tnet.contraction.layout import Layout
 from tnet.contraction.lowering import Program
-from tnet.contraction.memory import format_bytes, free_bytes, peak_memory
-from tnet.contraction.operands import as_operands
+from tnet.contraction.memory import format_bytes, peak_memory
+from tnet.contraction.operands import as_operands, require_shapes, require_within
 from tnet.contraction.pairs import Pair, linear_path, result_indices
 from tnet.contraction.plan_file import read_plan, write_plan
 from tnet.contraction.rates import host_rates
 from tnet.contraction.scaling import ScaledResult, run_scaled
 from tnet.contraction.slicing import Split, choose_splits, sliced_program, sliced_sizes
-from tnet.contraction.spec import ContractionSpec, size_of, were_given
+from tnet.contraction.spec import ContractionSpec, size_of
 from tnet.contraction.tracing import contract_traced, is_traced
-from tnet.errors import BackendError, MemoryLimitError, ShapeError
+from tnet.errors import BackendError
 
 if TYPE_CHECKING:
     from tnet.parallel import ExecutorLike
 
-__all__ = ["ContractionPlan", "layouts_of"]
+__all__ = ["ContractionPlan"]
 
 _STEPS_SHOWN = 4
-_ALWAYS_FITS = 64 * 2**20  # below this, asking the system for its free memory costs more than it saves
-_LAYOUT_MATTERS = 1024  # elements below which a copy costs less than asking for the strides
 _MOST_KEPT = 32
-
-
-class _Ready(NamedTuple):
-    """What the arrays of a call must look like, and what to do with them."""
-
-    types: tuple[type, ...]
-    dtypes: tuple[Any, ...]
-    devices: list[Any] | None
-    strides: list[tuple[int, Any]]
-    stride_of: Callable[[Array], Any] | None
-    run: Runner
-
-    def lies_as(self, arrays: Sequence[Array]) -> bool:
-        """Return whether the large operands have the strides they had when the program was bound."""
-        stride_of = self.stride_of
-        return stride_of is None or all(stride_of(arrays[k]) == strides for k, strides in self.strides)
-
-
-def _ready(arrays: Sequence[Array], run: Runner, *, all_strides: bool) -> _Ready:
-    stride_of = operations(arrays[0]).stride_of
-    strides: list[tuple[int, Any]] = []
-    if stride_of is not None:
-        least = 0 if all_strides else _LAYOUT_MATTERS
-        strides = [(k, stride_of(x)) for k, x in enumerate(arrays) if total_size(x.shape) >= least]
-    devices = None if isinstance(arrays[0], np.ndarray) else [x.device for x in arrays]
-    return _Ready(tuple(map(type, arrays)), tuple([x.dtype for x in arrays]), devices, strides, stride_of, run)
-
-
-def _checked(run: Runner, fresh: int, result: int) -> Runner:
-    """Return ``run`` after a look at the free memory: ``fresh`` bytes are needed, ``result`` of them at the end."""
-
-    def checked(arrays: Sequence[Array]) -> Array:
-        free = free_bytes(arrays[0])
-        if free is not None and fresh > free:
-            advice = "plan with memory_limit= to cut it into slices"
-            if result > free:
-                advice = f"the result alone takes {format_bytes(result)}, which no slicing makes smaller"
-            raise MemoryLimitError(
-                f"the contraction needs {format_bytes(fresh)} beside its operands, but "
-                f"{format_bytes(free)} are free; {advice}."
-            )
-        return run(arrays)
-
-    return checked
-
-
-def layouts_of(arrays: Sequence[Array]) -> tuple[Layout, ...] | None:
-    """Return how each array lies in memory; None when all lie in C order."""
-    stride_of = operations(arrays[0]).stride_of
-    if stride_of is None:
-        return None
-    is_torch_like = library_name(arrays[0]) == "torch"
-    layouts = tuple(memory_layout(x.shape, stride_of(x), 1 if is_torch_like else x.itemsize) for x in arrays)
-    plain = all(layout == tuple(range(x.ndim)) for layout, x in zip(layouts, arrays, strict=True))
-    return None if plain else layouts
 
 
 @dataclass(frozen=True)
@@ -131,7 +72,7 @@ class ContractionPlan:
     memory_limit: int | None = None
     planner: str = "auto"
     layouts: tuple[Layout, ...] | None = None
-    _kept: list[_Ready] = field(default_factory=list, init=False, repr=False, compare=False)
+    _kept: list[BoundCall] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What is bound to array types is made again where the plan arrives.
@@ -145,40 +86,43 @@ class ContractionPlan:
             self.layouts,
         )
 
-    @cached_property
+    @functools.cached_property
     def _program(self) -> Program:
         return self._program_for(self.dtypes, self.layouts)
 
     def _program_for(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, on_host: bool = True) -> Program:
-        """Return the program of a slice; on the host with kernels in place of matrix products, where they fit."""
-        if on_host:
-            program = self._lowered(dtypes, layouts, kernels=True)
-            limit = math.inf if self.memory_limit is None else self.memory_limit
-            if peak_memory(self.spec, program, dtypes, sliced=bool(self.splits)).n_bytes <= limit:
-                return program
-        return self._lowered(dtypes, layouts, kernels=False)
+        """Return the program of a slice: with stacks of small steps, and kernels on the host, where these fit."""
+        program = self._lowered(dtypes, layouts, kernels=on_host, stacked=True)
+        if self._fits(program, dtypes):
+            return program
+        return self._lowered(dtypes, layouts, kernels=False, stacked=False)
 
-    def _lowered(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, kernels: bool) -> Program:
+    def _fits(self, program: Program, dtypes: DtypePlan) -> bool:
+        limit = self.memory_limit
+        return limit is None or peak_memory(self.spec, program, dtypes, sliced=bool(self.splits)).n_bytes <= limit
+
+    def _lowered(
+        self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, kernels: bool, stacked: bool
+    ) -> Program:
         """Return the program of a slice, and what is done once before the first where that fits."""
         spec, pairs, splits = self.spec, self.pairs, self.splits
+        lowered = functools.partial(
+            sliced_program, spec, pairs, splits, dtypes, layouts=layouts, kernels=kernels, stacked=stacked
+        )
+        if not splits:
+            return lowered()
         found: dict[frozenset[int], Program] = {}
 
         def fits(hoisted: frozenset[int]) -> bool:
-            program = sliced_program(spec, pairs, splits, dtypes, layouts=layouts, hoisted=hoisted, kernels=kernels)
-            found[hoisted] = program
-            limit = math.inf if self.memory_limit is None else self.memory_limit
-            return peak_memory(spec, program, dtypes, sliced=bool(splits)).n_bytes <= limit
+            found[hoisted] = lowered(hoisted=hoisted)
+            return self._fits(found[hoisted], dtypes)
 
-        hoisted: frozenset[int] = frozenset()
-        if splits:
-            sizes = sliced_sizes(spec, splits)
-            elements = [size_of(indices, sizes) for indices in result_indices(spec, pairs)]
-            hoisted = choose_invariants(spec, pairs, splits, elements, fits)
-        if hoisted in found:
-            return found[hoisted]
-        return sliced_program(spec, pairs, splits, dtypes, layouts=layouts, kernels=kernels)
+        sizes = sliced_sizes(spec, splits)
+        elements = [size_of(indices, sizes) for indices in result_indices(spec, pairs)]
+        hoisted = choose_invariants(spec, pairs, splits, elements, fits)
+        return found[hoisted] if hoisted in found else lowered()
 
-    @cached_property
+    @functools.cached_property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         return self.spec.input_shapes
 
@@ -202,7 +146,7 @@ class ContractionPlan:
         """Floating point operations: two a multiply-add."""
         return 2 * self.macs
 
-    @cached_property
+    @functools.cached_property
     def peak_bytes(self) -> int:
         """Bytes of inputs, live intermediates, copies and result at the worst moment.
 
@@ -293,7 +237,8 @@ class ContractionPlan:
             processor. Threads and processes of the caller's and a Dask cluster are used as they are.
         checkpoint : str, path or None
             A folder that the running sum is written to every few seconds, and when the run breaks off, also
-            by Ctrl-C. The same line run again continues there; the folder is removed at the end.
+            by Ctrl-C. Run again with an equal plan and the same operands, it continues there; the folder is removed
+            at the end. :func:`tnet.contract` keeps the plan there too.
         callback : callable or None
             ``callback(n_done, n_slices)`` as tasks end, in this process.
 
@@ -372,9 +317,11 @@ class ContractionPlan:
         600.301
         """
         plain = as_operands(arrays)
-        program, dtypes, _ = self._described(plain)
+        program, dtypes, needed = self._described(plain)
         if "int" in dtypes.compute:
             raise BackendError(f"scaled: integers ({dtypes.compute}) have no scale; convert them to floating point.")
+        # The scaled copies of the operands take what the operands do.
+        require_free(plain[0], needed, self._result_bytes(dtypes))
         return run_scaled(bind(program, dtypes, plain), self.spec, self.splits, plain)
 
     def with_constants(self, constants: Mapping[int, Array]) -> FoldedPlan:
@@ -461,8 +408,7 @@ class ContractionPlan:
     def _unknown(self, arrays: Sequence[Array]) -> Runner:
         """Return the function for arrays of types not met before, or of none."""
         if is_traced(arrays):
-            if tuple([tuple(x.shape) for x in arrays]) != self.spec.input_shapes:
-                self._refuse_shapes([x.shape for x in arrays])
+            require_shapes(self.spec, [x.shape for x in arrays])
             return lambda operands: contract_traced(self.spec, self.pairs, self.splits, operands)
         plain = as_operands(arrays)
         if any(a is not x for a, x in zip(plain, arrays, strict=True)):
@@ -476,46 +422,34 @@ class ContractionPlan:
         fresh = needed - sum(
             math.prod(shape) * size for shape, size in zip(self._shapes, dtypes.operand_itemsizes, strict=True)
         )
-        if fresh >= _ALWAYS_FITS:
-            run = _checked(run, fresh, math.prod(self.output_shape) * dtypes.result_itemsize)
-        ready = _ready(arrays, run, all_strides=self.memory_limit is not None)
+        run = when_free(run, fresh, self._result_bytes(dtypes))
+        ready = bound_call(arrays, run, all_strides=self.memory_limit is not None)
         self._kept[:] = [ready, *self._kept[: _MOST_KEPT - 1]]
         return run
 
     def _described(self, arrays: Sequence[Array]) -> tuple[Program, DtypePlan, int]:
         """Return the program for arrays like these, their dtypes, and the bytes that it needs at its peak."""
-        shapes = tuple([x.shape for x in arrays])
-        if shapes != self._shapes:
-            self._refuse_shapes(shapes)
+        require_shapes(self.spec, [x.shape for x in arrays])
         common_namespace(arrays)
         names = [dtype_name(x) for x in arrays]
         dtypes, layouts = dtype_plan(names), layouts_of(arrays)
         on_host = library_name(arrays[0]) in ("numpy", "torch") and device_kind(arrays[0]) == "cpu"
-        same = on_host and dtypes == self.dtypes and layouts == self.layouts
-        program = self._program if same else self._program_for(dtypes, layouts, on_host=on_host)
-        needed = peak_memory(self.spec, program, dtypes, sliced=bool(self.splits)).n_bytes
-        if self.memory_limit is not None and needed > self.memory_limit:
-            raise MemoryLimitError(
-                f"with operands of {', '.join(dict.fromkeys(names))} in this memory layout, the plan takes "
-                f"{format_bytes(needed)}, above its memory_limit of {format_bytes(self.memory_limit)}; "
-                "plan again from these arrays."
-            )
+        if on_host and dtypes == self.dtypes and layouts == self.layouts:
+            program, needed = self._program, self.peak_bytes
+        else:
+            program = self._program_for(dtypes, layouts, on_host=on_host)
+            needed = peak_memory(self.spec, program, dtypes, sliced=bool(self.splits)).n_bytes
+        require_within(self.memory_limit, needed, names)
         return program, dtypes, needed
 
-    def _refuse_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        planned_shapes = self.spec.input_shapes
-        if len(shapes) != len(planned_shapes):
-            raise ShapeError(f"the plan has {len(planned_shapes)} operands, but {were_given(len(shapes))}.")
-        for k, (given, planned) in enumerate(zip(shapes, planned_shapes, strict=True)):
-            if tuple(given) != planned:
-                raise ShapeError(
-                    f"operand {k} has shape {tuple(given)}, but the plan was made for {planned}; plan again."
-                )
+    def _result_bytes(self, dtypes: DtypePlan) -> int:
+        return math.prod(self.output_shape) * dtypes.result_itemsize
 
     def __repr__(self) -> str:
         equation = self.spec.equation
         equation = equation if len(equation) <= 60 else f"{equation[:28]} ... {equation[-27:]}"
-        largest = max((step.n_result for step in self._program.steps), default=0)
+        steps = (*self._program.once, *self._program.steps)
+        largest = max((step.n_result for step in steps), default=0)
         lines = [
             f"ContractionPlan  {equation}",
             f"  operands  {len(self.spec.inputs)} ({', '.join(dict.fromkeys(self.dtypes.operands))})"
@@ -525,7 +459,7 @@ class ContractionPlan:
             f"  time      {self.predicted_seconds:.3g} s predicted for this host",
             f"  slices    {self.n_slices}" + (f" ({self._show_splits()})" if self.splits else ""),
         ]
-        for k, step in enumerate(self._program.steps[:_STEPS_SHOWN]):
+        for k, step in enumerate(steps[:_STEPS_SHOWN]):
             sides = " @ ".join(str(operand.shape) for operand in (step.left, step.right))
             lines.append(f"  step {k:<4} {sides if step.is_product else sides.replace('@', '*')}")
         hidden = len(self.pairs) - _STEPS_SHOWN

@@ -77,11 +77,9 @@ def read_plan(path: str | os.PathLike[str]) -> PlanFields:
         raise FormatError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise FormatError(f"{path}: not a contraction plan of tnet.")
-    if content.get("format_version") not in _READABLE:
-        raise FormatError(
-            f"{path}: format_version {content.get('format_version')!r}; this tnet reads "
-            f"{' and '.join(map(str, _READABLE))}."
-        )
+    version = content.get("format_version")
+    if type(version) is not int or version not in _READABLE:
+        raise FormatError(f"{path}: format_version {version!r}; this tnet reads {' and '.join(map(str, _READABLE))}.")
     try:
         return _fields(content)
     except (KeyError, TypeError, ValueError, TnetError) as error:
@@ -89,6 +87,8 @@ def read_plan(path: str | os.PathLike[str]) -> PlanFields:
 
 
 def _fields(content: dict[str, Any]) -> PlanFields:
+    if not isinstance(content["labels"], list):
+        raise TypeError("labels must be a list")
     labels = tuple(content["labels"])
     sizes = _integers(content["sizes"], 2**62)
     inputs = tuple(_integers(term, len(sizes) - 1) for term in content["inputs"])

@@ -12,6 +12,7 @@ from tnet.contraction.lowering import Program, lower
 from tnet.contraction.memory import Peak, format_bytes, peak_memory
 from tnet.contraction.pairs import Pair, pairwise_macs, result_indices
 from tnet.contraction.spec import ContractionSpec
+from tnet.contraction.stacking import with_stacks
 from tnet.errors import MemoryLimitError
 
 __all__ = [
@@ -61,9 +62,10 @@ def sliced_program(
     layouts: Sequence[Layout] | None = None,
     hoisted: frozenset[int] = frozenset(),
     kernels: bool = False,
+    stacked: bool = False,
 ) -> Program:
-    """Return the program of one slice."""
-    return lower(
+    """Return the program of one slice; with ``stacked``, small equal steps of a whole contraction run as one."""
+    program = lower(
         spec,
         pairs,
         sliced_sizes(spec, splits),
@@ -73,6 +75,7 @@ def sliced_program(
         hoisted=hoisted,
         kernels=dtypes.compute if kernels else None,
     )
+    return with_stacks(spec, program, dtypes) if stacked and not splits else program
 
 
 def sliced_peak(

@@ -251,5 +251,7 @@ def _chosen(members: dict[str, zipfile.ZipInfo], member: str | None, shown: str)
             raise InputError(f"member={member!r} is not in {shown}; it holds: {names}.")
         return members[member]
     if len(members) != 1:
-        raise InputError(f"{shown} holds {len(members)} arrays ({names}): choose one with member=.")
+        raise InputError(
+            f"{shown} holds {len(members)} arrays ({names}): choose one with member=, or give a file with one."
+        )
     return next(iter(members.values()))
