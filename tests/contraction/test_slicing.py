@@ -14,7 +14,7 @@ import tnet
 from tests.contraction.networks import Case, networks
 from tnet.contraction import ContractionPlan
 from tnet.contraction.dtypes import dtype_plan
-from tnet.contraction.fitting import fit_into_memory, sliced_macs
+from tnet.contraction.fitting import _Problem, fit_into_memory, sliced_macs
 from tnet.contraction.pairs import pairwise_macs, result_indices
 from tnet.contraction.planners.cuts import weigh_cuts
 from tnet.contraction.planners.network import planning_network
@@ -164,3 +164,26 @@ def test_an_index_of_huge_prime_size_is_cut_into_single_entries() -> None:
     assert [smallest_prime_factor(n) for n in (0, 1, 2, 15, 49, 2**61 - 1, 65521 * 65521)] == [
         0, 1, 2, 3, 7, 2**61 - 1, 65521,
     ]  # fmt: skip
+
+
+@given(networks(max_operands=8))
+def test_what_cannot_fit_by_its_intermediates_does_not_fit(case: Case) -> None:
+    plan = tnet.plan(case.equation, *case.shapes)
+    spec, pairs, dtypes = plan.spec, plan.pairs, plan.dtypes
+    peak = sliced_peak(spec, pairs, (), dtypes).n_bytes
+    sets = result_indices(spec, pairs)
+    assert _Problem(spec, dtypes, peak, None, False).may_fit(pairs, sets, ())
+    largest = max((math.prod(spec.sizes[i] for i in indices) for indices in sets[len(spec.inputs) :]), default=0)
+    if largest:
+        assert not _Problem(spec, dtypes, 8 * largest - 1, None, False).may_fit(pairs, sets, ())
+
+
+def test_plans_beyond_floating_point_are_shown_and_refused() -> None:
+    shapes = [(2**62,)] * 30
+    equation = f"{','.join('abcdefghijklmnopqrstuvwxyzABCD')}->{'abcdefghijklmnopqrstuvwxyzABCD'}"
+    plan = tnet.plan(equation, *shapes)
+    assert plan.macs > 10**500
+    assert "e+55" in repr(plan)
+    assert "PiB" in repr(plan)
+    with pytest.raises(MemoryLimitError, match="cannot be met"):
+        tnet.plan(equation, *shapes, memory_limit="1GiB")

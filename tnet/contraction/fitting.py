@@ -39,7 +39,7 @@ _SWEEPS_A_CUT = 60
 _BETA_A_CUT = (8.0, 15.0)
 _MOST_CUTS = 200
 _MOST_RAISES = 8
-_RAISE = 1.25
+_RAISED = 5, 4  # the limit of the next try is larger by this ratio, or its square; whole numbers know no overflow
 _PARTS_OF_PEAK = 1.0  # a step holds an operand and the result: the largest may take half
 
 
@@ -68,12 +68,22 @@ class _Problem(NamedTuple):
         return sliced_peak(self.spec, pairs, splits, self.dtypes, self.layouts).n_bytes
 
     def fits(self, pairs: Sequence[Pair], splits: Sequence[Split]) -> bool:
-        """Return whether the peak is within the limit; nothing is lowered where one intermediate is above it."""
-        sizes = sliced_sizes(self.spec, splits)
-        largest = max(
-            size_of(indices, sizes) for indices in result_indices(self.spec, pairs)[len(self.spec.inputs) :]
-        )
-        return largest * self.dtypes.compute_itemsize <= self.limit and self.peak(pairs, splits) <= self.limit
+        """Return whether the peak is within the limit; nothing is lowered where the arrays alone are above it."""
+        sets = result_indices(self.spec, pairs)
+        return self.may_fit(pairs, sets, splits) and self.peak(pairs, splits) <= self.limit
+
+    def may_fit(self, pairs: Sequence[Pair], sets: Sequence[tuple[int, ...]], splits: Sequence[Split]) -> bool:
+        """Return whether the intermediates alone, of these indices and without copies, are within the limit."""
+        sizes, n = sliced_sizes(self.spec, splits), len(self.spec.inputs)
+        most = self.limit // self.dtypes.compute_itemsize
+        elements = [size_of(indices, sizes) for indices in sets]
+        alive = 0
+        for node, pair in enumerate(pairs, n):
+            alive += elements[node]
+            if alive > most:
+                return False
+            alive -= sum(elements[operand] for operand in pair if operand >= n)
+        return True
 
 
 def fit_into_memory(
@@ -182,10 +192,11 @@ def _by_attempts(
 def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, limit: int, deadline: float) -> MemoryLimitError:
     """Return the error for a limit that cannot be met; from ``limit`` upwards it looks for one that can."""
     uncut = advised = least = Reached(problem.peak(pairs, ()), 1)
+    up, down = _RAISED
     for _ in range(_MOST_RAISES):
         found = _attempt(problem._replace(limit=limit), pairs, np.random.default_rng(seed), 0, deadline)
         if isinstance(found, Unmet):
-            limit = max(min(found.least, int(limit * _RAISE**2)), int(limit * _RAISE))
+            limit = max(min(found.least, limit * up**2 // down**2), limit * up // down)
             continue
         # What it takes may be less than it was allowed.
         reached = Reached(problem.peak(found.pairs, found.splits), math.prod(parts for _, parts in found.splits))
@@ -194,7 +205,8 @@ def _refusal(problem: _Problem, pairs: tuple[Pair, ...], seed: int, limit: int, 
             advised = min(advised, reached)
             break
         # A guess: the slices go with the square of the memory that is missing.
-        limit = min(int(limit * max(_RAISE**2, math.sqrt(reached.n_slices / MOST_SLICES_ADVISED))), uncut.n_bytes)
+        guess = limit * math.isqrt(reached.n_slices // MOST_SLICES_ADVISED)
+        limit = min(max(guess, limit * up**2 // down**2), uncut.n_bytes)
     return cannot_be_met(problem.limit, unavoidable_bytes(problem.spec, problem.dtypes), advised, least)
 
 
@@ -212,7 +224,7 @@ def _attempt(
     while True:
         splits = tuple(sorted(parts.items()))
         if problem.fits(pairs, splits):
-            return _without_superfluous_cuts(problem, pairs, parts)
+            return _without_superfluous_cuts(problem, pairs, parts, deadline)
         sizes = sliced_sizes(spec, splits)
         network = planning_network(spec.inputs, spec.output, [max(size, 1) for size in sizes])
         prime = [smallest_prime_factor(size) for size in sizes]
@@ -258,28 +270,52 @@ def _smaller_tree(
     return order_for_memory(spec, [(a, b) for a, b in tree.pairs.tolist()], sizes)
 
 
-def _without_superfluous_cuts(problem: _Problem, pairs: tuple[Pair, ...], parts: dict[int, int]) -> Fitted:
-    """Take back every prime factor of a cut without which the contraction fits too.
+def _without_superfluous_cuts(
+    problem: _Problem, pairs: tuple[Pair, ...], parts: dict[int, int], deadline: float
+) -> Fitted:
+    """Take back prime factors of cuts, as many as the contraction fits without.
 
-    One pass: what did not fit without a cut does not fit without that cut and others.
+    What does not fit without some cuts does not fit without more of them. So the factors are taken back one after
+    another as far as the intermediates alone allow, and the last of these steps that truly fits is found by halving.
+    The factor that stood in its way stays; after the deadline all others stay too.
     """
     spec = problem.spec
-    for index in sorted(parts):
-        while index in parts:
-            fewer = parts | {index: parts[index] // smallest_prime_factor(parts[index])}
-            if fewer[index] == 1:
-                del fewer[index]
-            if not problem.fits(pairs, tuple(sorted(fewer.items()))):
-                break
-            parts = fewer
+    sets = result_indices(spec, pairs)
+    needed: set[int] = set()
+    while True:
+        steps, taken = [parts], []
+        for index in sorted(parts.keys() - needed):
+            while index in steps[-1]:
+                fewer = _with_one_factor_less(steps[-1], index)
+                if not problem.may_fit(pairs, sets, tuple(sorted(fewer.items()))):
+                    break
+                steps.append(fewer)
+                taken.append(index)
+        low, high = 0, len(steps) - 1
+        middle = high
+        while low < high:
+            if problem.peak(pairs, tuple(sorted(steps[middle].items()))) <= problem.limit:
+                low = middle
+            else:
+                high = middle - 1
+            middle = (low + high + 1) // 2
+        parts = steps[low]
+        if low == len(steps) - 1 or time.perf_counter() > deadline:
+            break
+        needed.add(taken[low])
     splits = tuple(sorted(parts.items()))
     return Fitted(pairs, splits, sliced_macs(spec, pairs, splits))
+
+
+def _with_one_factor_less(parts: dict[int, int], index: int) -> dict[int, int]:
+    left = parts[index] // smallest_prime_factor(parts[index])
+    return {i: left if i == index else n for i, n in parts.items() if i != index or left > 1}
 
 
 def _log2_target(problem: _Problem) -> float:
     """Return the base-2 logarithm of the elements that the largest intermediate may have."""
     room = problem.limit - unavoidable_bytes(problem.spec, problem.dtypes)
-    return math.log2(max(room / problem.dtypes.compute_itemsize, 1.0)) - _PARTS_OF_PEAK
+    return math.log2(max(room // problem.dtypes.compute_itemsize, 1)) - _PARTS_OF_PEAK
 
 
 def _touched(spec: ContractionSpec, splits: Sequence[Split]) -> np.ndarray:

@@ -28,6 +28,7 @@ BATCH, FREE, INNER = 0, 1, 2
 _CALL = 256  # elements that are copied in the time of one small matrix product
 _LARGE_PRODUCT = 1 << 14  # multiply-adds of one of many matrix products that take operands as they lie
 _LEVELS_AHEAD = 3  # consumers that a choice looks at; deeper ones hardly ever change it
+_HOPELESS = 2**500  # elements, beyond which all is equally dear: larger numbers are no floating point numbers
 
 
 class Tree(NamedTuple):
@@ -242,7 +243,7 @@ class _Arranger:
         )
 
     def _copy_cost(self, node: int) -> int:
-        return 0 if node < self.tree.n_inputs and self.tree.fresh[node] else self.size[node]
+        return 0 if node < self.tree.n_inputs and self.tree.fresh[node] else min(self.size[node], _HOPELESS)
 
     def _must_copy(self, node: int) -> bool:
         return node < self.tree.n_inputs and (self.tree.fresh[node] or not self.tree.fixed[node])
@@ -304,7 +305,7 @@ class _Arranger:
             elif _runs([role[i] for i in order]) == [FREE, INNER, FREE]:
                 start = next(k for k, i in enumerate(order) if role[i] == INNER)
                 rest = tuple([i for i in order[start:] if role[i] == FREE])
-                ways.append(_Way(False, order[:start], rest, _CALL * self._elements(order[:start])))
+                ways.append(_Way(False, order[:start], rest, min(_CALL * self._elements(order[:start]), _HOPELESS)))
         later = self.role[result]
         wished = [i for i in self.wish[result] if role.get(i) == FREE]
         orders = dict.fromkeys(
@@ -355,9 +356,9 @@ class _Arranger:
                 runs = _runs([role[i] for i in order])
                 if runs == [FREE, INNER, FREE]:
                     start = next(k for k, i in enumerate(order) if role[i] == INNER)
-                    total += min(self.size[node], _CALL * self._elements(order[:start]))
+                    total += min(self.size[node], _CALL * self._elements(order[:start]), _HOPELESS)
                 elif len(set(runs)) < len(runs) or (level == 0 and len(runs) > 1 and runs[-1] == BATCH):
-                    return total + self.size[node]
+                    return total + min(self.size[node], _HOPELESS)
                 if level == 0:
                     total += self._disagreement(node, order)
                 order = tuple(i for i in order if role[i] != INNER)
@@ -371,7 +372,7 @@ class _Arranger:
         theirs = self.wish[sibling] if theirs is None else theirs
         for group in (BATCH, INNER):
             if tuple(i for i in order if role[i] == group) != tuple(i for i in theirs if role.get(i) == group):
-                return min(self.size[node], self._copy_cost(sibling))
+                return min(self._copy_cost(sibling), self.size[node])
         return 0
 
 

@@ -7,6 +7,7 @@ import numbers
 import os
 import re
 import sys
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from tnet.arrays import Array, device_kind, library_name, total_size
@@ -191,12 +192,12 @@ def parse_bytes(limit: int | str | None, name: str = "memory_limit") -> int | No
 
 def format_bytes(n: int) -> str:
     """Return bytes for people: three digits and a binary unit."""
-    value, unit = float(n), "B"
+    value, unit = Decimal(n), "B"  # beyond floating point too
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
         if value < 1024 or unit == "PiB":
             break
         value /= 1024
-    return f"{n} B" if unit == "B" else f"{value:.3g} {unit}"
+    return f"{n} B" if unit == "B" else f"{float(value) if value < 1e300 else value:.3g} {unit}"
 
 
 def free_bytes(x: Array) -> int | None:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tnet.arrays import Array, device_kind, dtype_name, library_name
@@ -454,7 +455,7 @@ class ContractionPlan:
             f"ContractionPlan  {equation}",
             f"  operands  {len(self.spec.inputs)} ({', '.join(dict.fromkeys(self.dtypes.operands))})"
             f" -> {self.spec.output_shape}",
-            f"  macs      {self.macs:.3e} ({self.planner})",
+            f"  macs      {Decimal(self.macs):.3e} ({self.planner})",
             f"  peak      {format_bytes(self.peak_bytes)}, largest intermediate {largest} elements",
             f"  time      {self.predicted_seconds:.3g} s predicted for this host",
             f"  slices    {self.n_slices}" + (f" ({self._show_splits()})" if self.splits else ""),

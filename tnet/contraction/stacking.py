@@ -22,7 +22,7 @@ _FEWEST = 4  # steps of a stack
 _MOST_MACS = 1 << 13  # of one step, beyond which the call counts for little
 _MOST_BYTES = 96 * 2**10  # of an operand of a stack: what is larger comes from the system as fresh pages
 _MORE_BYTES = 2**18  # that a call may hold at its peak for the sake of stacks: they stay in the caches
-_MORE_SHARE = 0.01
+_MORE_SHARE = 100  # one part in so many of the peak without stacks
 
 # What the parts cost, in small matrix products called from the loop over steps: by NumPy 1 microsecond, by torch 2.
 _VIEW, _COPY = 0.2, 0.6
@@ -86,7 +86,7 @@ def with_stacks(spec: ContractionSpec, program: Program, dtypes: DtypePlan) -> P
         return program
     stacked = _reordered(program, sets, stacks)
     plain = peak_memory(spec, program, dtypes, sliced=False).n_bytes
-    most = plain + max(_MORE_BYTES, int(plain * _MORE_SHARE))
+    most = plain + max(_MORE_BYTES, plain // _MORE_SHARE)
     return stacked if peak_memory(spec, stacked, dtypes, sliced=False).n_bytes <= most else program
 
 
