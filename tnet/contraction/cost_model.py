@@ -80,21 +80,6 @@ def _stack_seconds(stack: Stack, program: Program, rates: Rates, item: int) -> f
     return seconds
 
 
-def _seconds_saved(stack: Stack, program: Program, rates: Rates) -> float:
-    """Return what one product in place of many saves: their calls, less what is gathered and handed out."""
-    step = program.steps[stack.first]
-    saved = (stack.n - 1) * rates.step - rates.stacked - stack.n * rates.matrix
-    for operand, run in ((step.left, stack.left), (step.right, stack.right)):
-        entries = stack.n * math.prod(operand.shape)
-        if operand.permutation is not None:
-            saved += (stack.n - 1) * rates.view
-        if operand.copied:
-            saved += (stack.n - 1) * rates.view
-        if run is None:
-            saved -= rates.step + stack.n * rates.view + rates.copy_seconds(64, entries)
-    return saved - len(stack.single) * rates.view
-
-
 def _kernel_seconds(step: Step, rates: Rates) -> float:
     """Return the seconds of a kernel: multiply-adds of small products, and one pass over all three arrays."""
     assert step.kernel is not None
