@@ -8,6 +8,7 @@ import pickle
 import tracemalloc
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import opt_einsum
 import pytest
@@ -174,6 +175,16 @@ def test_a_limit_between_both_peaks_runs_one_by_one(name: str) -> None:
     assert limited.peak_bytes == least
     arrays = arrays_for(plan)
     assert np.allclose(limited(*arrays), plan(*arrays))
+
+
+@pytest.mark.parametrize("name", ["tree of 4", "64"])
+def test_a_library_of_the_standard_alone_runs_stacks(name: str) -> None:
+    plan = REGULAR[name]
+    arrays = arrays_for(plan)
+    program = stacked(plan)
+    assert any(stack.single for stack in program.stacks)
+    found = plan(*[array_api_strict.asarray(x) for x in arrays])
+    assert np.allclose(np.asarray(found), value(plan, arrays))
 
 
 def test_large_steps_are_left_alone() -> None:

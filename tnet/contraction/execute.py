@@ -206,6 +206,8 @@ def _stacked(bound: Bound) -> Runner:
     """Return the function for a program with stacks; those that stay whole have slots behind the others."""
     parts, final, permute, reshape = bound.parts, bound.final, bound.language.permute, bound.language.reshape
     join, convert = bound.xp.concat, bound.language.convert
+    # Iteration is quickest, and all have it that tell strides; the standard has not.
+    apart: Function = bound.xp.unstack if bound.language.stride_of is None else tuple
     dtype = None if bound.result_dtype == bound.dtype else bound.result_dtype
     room = [None] * (bound.n_nodes - bound.n_inputs + len(parts))
 
@@ -217,7 +219,7 @@ def _stacked(bound: Bound) -> Runner:
                 x = run_steps(steps, slots, permute, reshape)
             if stack is not None:
                 x = None
-                run_stack(stack, slots, permute, reshape, join)
+                run_stack(stack, slots, permute, reshape, join, apart)
         if final is not None:
             x = permute(x, final)
         return x if dtype is None else convert(x, dtype)
@@ -289,7 +291,12 @@ def run_steps(steps: Sequence[Instruction], slots: list[Any], permute: Function,
 
 
 def run_stack(
-    stack: StackedInstruction, slots: list[Any], permute: Function, reshape: Function, join: Function
+    stack: StackedInstruction,
+    slots: list[Any],
+    permute: Function,
+    reshape: Function,
+    join: Function,
+    apart: Function,
 ) -> None:
     """Run a stacked instruction on ``slots``, emptied as they are used."""
     sides = []
@@ -299,7 +306,7 @@ def run_stack(
             for source in sources:
                 slots[source] = None
         else:
-            x = slots[slot][taken]
+            x = slots[slot][taken, ...]
         if viewed is not None:
             x = reshape(x, viewed)
         if axes is not None:
@@ -312,7 +319,7 @@ def run_stack(
     if stack.slot is not None:
         slots[stack.slot] = result
     if stack.single:
-        each = tuple(result)
+        each = apart(result)
         for member, node, kept in stack.single:
             slots[node] = each[member] if kept is None else reshape(each[member], kept)
 
