@@ -74,6 +74,8 @@ def test_what_has_no_counterpart_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     whole = tnet.plan("ab,bc->ac", (4, 6), (6, 5))
     with pytest.raises(InputError, match="'b' of size 6 is cut into 3 parts"):
         to_cotengra(ContractionPlan(whole.spec, whole.pairs, ((1, 3),), whole.dtypes))
+    with pytest.raises(InputError, match="NoneType is no ContractionPlan"):
+        to_cotengra(None)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="dict is no cotengra"):
         from_cotengra({})
     tree = cotengra.ContractionTree.from_path(INPUTS, OUTPUT, SIZES, path=[(1, 2), (0, 1)])

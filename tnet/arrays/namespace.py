@@ -167,7 +167,7 @@ def as_array(x: object, name: str = "x") -> Array:
     elif isinstance(x, np.ma.MaskedArray):
         raise BackendError(f"{name} is a masked array, which is not supported: pass {name}.filled(0).")
     elif isinstance(x, np.matrix):
-        raise BackendError(f"{name} is a numpy.matrix, which is not supported: pass numpy.asarray({name}).")
+        raise BackendError(f"{name} is a numpy.matrix, which is not supported: pass numpy.asarray of it.")
     elif type(x).__module__.startswith(("scipy.sparse", "sparse", "cupyx.scipy.sparse")):
         raise BackendError(f"{name} is a sparse array ({type(x).__name__}): pass {name}.todense().")
     elif array_api_compat.is_array_api_obj(x) and not isinstance(x, (np.ndarray, np.generic)):

@@ -9,7 +9,18 @@ from tnet.contraction.pairs import Pair, pairs_of_linear_path
 from tnet.contraction.spec import ContractionSpec
 from tnet.errors import InputError, MissingDependencyError
 
-__all__ = ["path_from_cotengra"]
+__all__ = ["load_cotengra", "path_from_cotengra"]
+
+
+def load_cotengra(purpose: str, instead: str) -> Any:
+    """Return the module; MissingDependencyError says what needs it, and what to do instead."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what else could be installed
+            import cotengra
+    except ImportError as error:
+        raise MissingDependencyError(f"{purpose} needs cotengra: pip install cotengra, or {instead}.") from error
+    return cotengra
 
 
 def path_from_cotengra(spec: ContractionSpec, optimizer: str) -> tuple[Pair, ...]:
@@ -28,15 +39,7 @@ def path_from_cotengra(spec: ContractionSpec, optimizer: str) -> tuple[Pair, ...
     InputError
         cotengra does not know the optimizer, or refuses the network.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what else could be installed
-            import cotengra
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"planner='cotengra:{optimizer}' needs cotengra: pip install cotengra, or choose planner='auto'."
-        ) from error
-    library: Any = cotengra
+    library = load_cotengra(f"planner='cotengra:{optimizer}'", "choose planner='auto'")
     sizes = {i: max(size, 1) for i, size in enumerate(spec.sizes)}
     inputs = [tuple(dict.fromkeys(indices)) for indices in spec.inputs]
     try:

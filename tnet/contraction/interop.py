@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from tnet.contraction.dtypes import dtype_plan
+from tnet.contraction.foreign import load_cotengra
 from tnet.contraction.pairs import pairs_of_linear_path
 from tnet.contraction.plan import ContractionPlan
 from tnet.contraction.spec import spec_from_labels
-from tnet.errors import InputError, MissingDependencyError
+from tnet.errors import InputError
 
 __all__ = ["from_cotengra", "to_cotengra"]
 
@@ -73,10 +73,12 @@ def to_cotengra(plan: ContractionPlan) -> Any:
     Raises
     ------
     InputError
-        An index is cut into parts of several entries.
+        Not a plan, or an index is cut into parts of several entries.
     MissingDependencyError
         cotengra is not installed.
     """
+    if not isinstance(plan, ContractionPlan):
+        raise InputError(f"to_cotengra: {type(plan).__name__} is no ContractionPlan: make one with tnet.plan.")
     spec = plan.spec
     for index, parts in plan.splits:
         if parts != spec.sizes[index]:
@@ -84,13 +86,7 @@ def to_cotengra(plan: ContractionPlan) -> Any:
                 f"to_cotengra: index {spec.labels[index]!r} of size {spec.sizes[index]} is cut into {parts} parts, "
                 f"and cotengra knows only {spec.sizes[index]}: hand over plan.path alone, or cut other indices."
             )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what else could be installed
-            import cotengra
-    except ImportError as error:
-        raise MissingDependencyError("to_cotengra needs cotengra: pip install cotengra.") from error
-    library: Any = cotengra
+    library = load_cotengra("to_cotengra", "hand over plan.path alone")
     letters = [library.get_symbol(index) for index in range(len(spec.sizes))]
     inputs = [tuple(letters[i] for i in indices) for indices in spec.inputs]
     output = tuple(letters[i] for i in spec.output)

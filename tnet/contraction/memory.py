@@ -180,13 +180,14 @@ def parse_bytes(limit: int | str | None, name: str = "memory_limit") -> int | No
     """Return a number of bytes given as an integer or as text such as ``"8GiB"`` or ``"500 MB"``."""
     if limit is None:
         return None
+    given = limit
     if isinstance(limit, str):
         match = re.fullmatch(r"\s*(\d{1,30})(?:\.(\d{1,30}))?\s*([KMGT]I?|)B?\s*", limit.upper())
         if match:
             whole, part, unit = match[1], match[2] or "", match[3]
             limit = int(whole + part) * (_UNITS | _BINARY_UNITS)[unit] // 10 ** len(part)
     if isinstance(limit, (bool, str)) or not isinstance(limit, numbers.Integral) or int(limit) <= 0:
-        raise InputError(f"{name}={limit!r}: give bytes as a positive integer, a text such as '8GiB', or None.")
+        raise InputError(f"{name}={given!r}: give bytes as a positive integer, a text such as '8GiB', or None.")
     return int(limit)
 
 
