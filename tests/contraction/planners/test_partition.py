@@ -21,9 +21,11 @@ def cut_of(graph, side):
 
 
 @given(networks(max_operands=8), st.integers(0, 2**32), st.integers(1, 5))
-def test_trees_are_valid(case, seed, cutoff):
+def test_trees_are_valid(case, seed, smallest):
     spec, network = network_of(case)
-    check_tree(by_partition(network, seed=seed, cutoff=cutoff), spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "_SMALL_PART", max(smallest, 2))
+        check_tree(by_partition(network, seed=seed), spec)
 
 
 @given(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
 from tnet.arrays.compiled import jit
 
-__all__ = ["count_bits", "weight", "weight_of_union"]
+__all__ = ["count_bits", "lowest_bit", "weight", "weight_of_union"]
 
 
 def _count_bits(typing_context: Any, word: Any) -> Any:
@@ -24,6 +25,12 @@ def _count_bits(typing_context: Any, word: Any) -> Any:
 
 count_bits: Any = intrinsic(_count_bits)
 """Return the number of bits set in a word: one instruction of the processor."""
+
+
+@jit
+def lowest_bit(word: Any) -> Any:
+    """Return the place of the lowest bit that is set, from 0; ``word & (word - 1)`` is the rest."""
+    return np.int64(count_bits(~word & (word - np.uint64(1))))
 
 
 @jit

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tnet.arrays.compiled import jit
-from tnet.contraction.planners.bits import count_bits, weight
+from tnet.contraction.planners.bits import count_bits, lowest_bit, weight
 from tnet.contraction.planners.incidence import incidence
 from tnet.contraction.planners.network import PlanningNetwork
 from tnet.contraction.planners.trees import Tree, log2_macs
@@ -188,10 +188,9 @@ def _members(row: Any) -> Any:
     for w in range(len(row)):
         word = row[w]
         while word:
-            lowest = word & (~word + np.uint64(1))
-            members[place] = (w << 6) + np.int64(count_bits(lowest - np.uint64(1)))
+            members[place] = (w << 6) + lowest_bit(word)
             place += 1
-            word ^= lowest
+            word &= word - np.uint64(1)
     return members
 
 
@@ -262,10 +261,9 @@ def _put(
     for w in range(legs.shape[1]):
         word = legs[v, w]
         while word:
-            lowest = word & (~word + np.uint64(1))
-            t = turn[(w << 6) + np.int64(count_bits(lowest - np.uint64(1)))]
+            t = turn[(w << 6) + lowest_bit(word)]
             if after < t < earliest:
                 earliest = t
-            word ^= lowest
+            word &= word - np.uint64(1)
     following[v] = first_of_turn[earliest]
     first_of_turn[earliest] = v

@@ -21,6 +21,7 @@ _WEIGHTS = ((1, 1), (2, 1), (1, 2))
 """Greedy trees minimise ``p size(ab) - q (size(a) + size(b))``; q / p is the square of the usual score's alpha."""
 
 _TEMPERATURE = 0.3
+_NOISY = 2  # greedy trees with noise, besides three without
 _MOST_OPERANDS_FOR_SUBSETS = 14
 _MOST_TESTS = 4000  # pairs of subsets, at about 0.2 us
 _LEAST_DENSE = 9  # operands from which subsets are searched only where the network is nearly a tree
@@ -41,7 +42,6 @@ def small_tree(
     sizes: Sequence[int],
     *,
     seed: int,
-    n_noisy: int = 2,
 ) -> tuple[_Pair, ...]:
     """Return the cheapest of a few greedy trees, or the best without outer products where that is found soon.
 
@@ -54,8 +54,6 @@ def small_tree(
         Size of each index.
     seed : int
         Of the noise in some of the greedy trees.
-    n_noisy : int
-        Greedy trees with noise, besides three without.
 
     Returns
     -------
@@ -82,7 +80,7 @@ def small_tree(
         if complete:
             return found or best
     noise = random.Random(seed)
-    trials = [(p, q, None) for p, q in _WEIGHTS[1:]] + [(*_WEIGHTS[1], noise)] * n_noisy
+    trials = [(p, q, None) for p, q in _WEIGHTS[1:]] + [(*_WEIGHTS[1], noise)] * _NOISY
     for p, q, source in trials:
         found, found_cost = _greedy(network, operand_sizes, pairs, cost, p, q, source)
         best, cost = (found, found_cost) if found else (best, cost)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tnet.arrays.compiled import jit
-from tnet.contraction.planners.bits import count_bits
+from tnet.contraction.planners.bits import count_bits, lowest_bit
 from tnet.contraction.planners.network import PlanningNetwork
 
 __all__ = ["Incidence", "incidence"]
@@ -58,12 +58,11 @@ def _lists(legs: Any, output: Any, log2_sizes: Any) -> Any:
         for w in range(n_words):
             word = legs[k, w]
             while word:
-                lowest = word & (~word + one)
-                i = (w << 6) + np.int64(count_bits(lowest - one))
+                i = (w << 6) + lowest_bit(word)
                 index_of_leg[e] = i
                 first_carrier[i + 1] += 1
                 e += 1
-                word ^= lowest
+                word &= word - one
     in_output = np.empty(64 * n_words, np.bool_)
     log2_of_index = np.empty(64 * n_words)
     for i in range(64 * n_words):

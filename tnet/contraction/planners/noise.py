@@ -8,7 +8,15 @@ import numpy as np
 
 from tnet.arrays.compiled import jit
 
-__all__ = ["random_word", "uniform_of_word"]
+__all__ = ["mixed", "random_word", "uniform_of_word"]
+
+
+@jit
+def mixed(z: Any) -> Any:
+    """Return 64 bits that each depend on all of ``z``: the output function of splitmix64, one to one."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 @jit
@@ -18,10 +26,7 @@ def random_word(noise: Any) -> Any:
     Source: G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
     noise[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = noise[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return mixed(noise[0])
 
 
 @jit

@@ -26,6 +26,7 @@ _LARGEST_RATED = 64  # pins of a net above which it says little about who belong
 _IMBALANCES = (0.4, 0.95)  # a tree draws one
 _STEPS_A_UNIT = 8.0  # net weights are rounded to eighths of a bit, for gain buckets
 _OPEN_WEIGHT = 50.0  # of an index that a part shares with the outside, in operands: halves share it evenly
+_SMALL_PART = 12  # operands of a part that gets the best of a few greedy trees
 _TRIALS_BELOW = 8  # greedy trees of a part that is small enough
 
 
@@ -42,7 +43,6 @@ def by_partition(
     network: PlanningNetwork,
     *,
     seed: int,
-    cutoff: int = 12,
     deadline: float = math.inf,
 ) -> Tree:
     """Return the tree of recursive bisection: both halves of the operands are contracted before they meet.
@@ -52,8 +52,6 @@ def by_partition(
     network : PlanningNetwork
     seed : int
         One seed gives one tree, unless the deadline cuts the recursion.
-    cutoff : int
-        Parts of at most so many operands get the best of a few greedy trees.
     deadline : float
         Value of ``time.perf_counter()`` after which all parts that are left get one greedy tree.
 
@@ -84,7 +82,7 @@ def by_partition(
         members, node = stack.pop()
         m = len(members)
         late = time.perf_counter() > deadline
-        if m <= max(cutoff, 2) or late:
+        if m <= _SMALL_PART or late:
             part = PlanningNetwork(
                 network.legs[members], _open_legs(members, place, network.output, lists), *network[2:]
             )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tnet.arrays.compiled import jit
 from tnet.contraction.planners.bits import weight_of_union
 from tnet.contraction.planners.network import PlanningNetwork
+from tnet.contraction.planners.noise import mixed, random_word, uniform_of_word
 from tnet.contraction.planners.optimal import DenseTables, dense_tables, solve_subsets, weigh_subsets
 from tnet.contraction.planners.trees import Tree, legs_of_nodes, log2_macs, pairs_of_children
 from tnet.errors import InputError
@@ -187,7 +188,7 @@ def _grow(nodes: Any, work: Any, root: int, size: int, at_random: bool) -> Any:
         for j in range(n_leaves):
             key = nodes.log2_step[leaves[j]]
             if key > -np.inf and at_random and n_leaves > 1:
-                key = _uniform(work.noise)
+                key = uniform_of_word(random_word(work.noise))
             if key > best:
                 chosen, best = j, key
         if chosen < 0:
@@ -210,7 +211,7 @@ def _is_new(nodes: Any, work: Any, n_leaves: int) -> bool:
     """Remember a set of leaves; return whether it was unknown."""
     name = np.uint64(0)
     for j in range(n_leaves):
-        name += _mixed(nodes.name[work.leaves[j]])
+        name += mixed(nodes.name[work.leaves[j]])
     name |= np.uint64(1)
     mask = work.remembered.size - 1
     slot = np.int64((name >> np.uint64(20)) & np.uint64(mask))
@@ -258,17 +259,3 @@ def _replace(nodes: Any, work: Any, root: int, n_leaves: int, log2_sizes: Any) -
         a, b = nodes.children[node, 0], nodes.children[node, 1]
         nodes.log2_step[node] = weight_of_union(nodes.legs[a], nodes.legs[b], log2_sizes)
         nodes.name[node] = nodes.name[a] ^ nodes.name[b]
-
-
-@jit
-def _mixed(z: Any) -> Any:
-    """Return the output function of splitmix64."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@jit
-def _uniform(noise: Any) -> float:
-    noise[0] += np.uint64(0x9E3779B97F4A7C15)
-    return np.float64(_mixed(noise[0]) >> np.uint64(11)) * 2.0**-53
