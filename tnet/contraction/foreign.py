@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from typing import Any
 
@@ -17,10 +18,9 @@ def load_cotengra(purpose: str, instead: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what else could be installed
-            import cotengra
+            return importlib.import_module("cotengra")
     except ImportError as error:
         raise MissingDependencyError(f"{purpose} needs cotengra: pip install cotengra, or {instead}.") from error
-    return cotengra
 
 
 def path_from_cotengra(spec: ContractionSpec, optimizer: str) -> tuple[Pair, ...]:

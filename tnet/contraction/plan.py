@@ -451,11 +451,12 @@ class ContractionPlan:
         equation = equation if len(equation) <= 60 else f"{equation[:28]} ... {equation[-27:]}"
         steps = (*self._program.once, *self._program.steps)
         largest = max((step.n_result for step in steps), default=0)
+        macs = self.macs if self.macs < 10**300 else Decimal(self.macs)  # larger ones are no floating point numbers
         lines = [
             f"ContractionPlan  {equation}",
             f"  operands  {len(self.spec.inputs)} ({', '.join(dict.fromkeys(self.dtypes.operands))})"
             f" -> {self.spec.output_shape}",
-            f"  macs      {Decimal(self.macs):.3e} ({self.planner})",
+            f"  macs      {macs:.3e} ({self.planner})",
             f"  peak      {format_bytes(self.peak_bytes)}, largest intermediate {largest} elements",
             f"  time      {self.predicted_seconds:.3g} s predicted for this host",
             f"  slices    {self.n_slices}" + (f" ({self._show_splits()})" if self.splits else ""),
