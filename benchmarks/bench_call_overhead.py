@@ -6,7 +6,6 @@ import argparse
 import math
 import os
 import random
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 import record  # noqa: E402
+from small_calls import CLOCK, least_microseconds  # noqa: E402
 
 import tnet  # noqa: E402
 
@@ -160,23 +160,6 @@ def contenders(network: Network) -> dict[str, Callable[[], Any]]:
     }
 
 
-def race(jobs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the least CPU microseconds of a call over interleaved rounds of about 10 ms."""
-    best = dict.fromkeys(jobs, math.inf)
-    wanted = np.asarray(jobs["floor"]())
-    for name, job in jobs.items():
-        if not np.allclose(job(), wanted, rtol=1e-9, atol=1e-9 * np.max(np.abs(wanted))):
-            raise SystemExit(f"{name} disagrees with the floor")
-    for _ in range(rounds):
-        for name, job in jobs.items():
-            calls = max(1, int(1e-2 / (best[name] * 1e-6))) if best[name] < math.inf else 20
-            started = time.process_time()
-            for _ in range(calls):
-                job()
-            best[name] = min(best[name], (time.process_time() - started) / calls * 1e6)
-    return best
-
-
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__)
@@ -184,7 +167,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for network in NETWORKS:
-        best = race(contenders(network), arguments.rounds)
+        best = least_microseconds(contenders(network), "floor", arguments.rounds)
         peer = min(value for name, value in best.items() if name.startswith(("opt_einsum", "cotengra")))
         rows += [
             {
@@ -205,7 +188,7 @@ def main() -> None:
         "bar of the peers": PEERS,
     }
     print(verdict)
-    settings = {"threads": 1, "rounds": arguments.rounds, "clock": "process CPU, least of the rounds"}
+    settings = {"threads": 1, "rounds": arguments.rounds, "clock": CLOCK}
     print(record.write("call_overhead", __doc__.strip(), rows, settings | verdict))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import networks  # noqa: E402
 import numpy as np  # noqa: E402
 import opt_einsum  # noqa: E402
 import record  # noqa: E402
+from small_calls import CLOCK, least_microseconds  # noqa: E402
 
 import tnet  # noqa: E402
 from tnet.contraction import ContractionPlan  # noqa: E402
@@ -100,23 +100,6 @@ def contenders(terms: Terms, sizes: dict[Hashable, int]) -> dict[str, Callable[[
     }
 
 
-def race(jobs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the least CPU microseconds of a call over interleaved rounds of about 10 ms."""
-    wanted = np.asarray(jobs["opt_einsum"]())
-    best = dict.fromkeys(jobs, math.inf)
-    for name, job in jobs.items():
-        if not np.allclose(job(), wanted, rtol=1e-8):
-            raise SystemExit(f"{name} disagrees with opt_einsum")
-    for _ in range(rounds):
-        for name, job in jobs.items():
-            calls = max(1, int(1e-2 / (best[name] * 1e-6))) if best[name] < math.inf else 10
-            started = time.process_time()
-            for _ in range(calls):
-                job()
-            best[name] = min(best[name], (time.process_time() - started) / calls * 1e6)
-    return best
-
-
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__)
@@ -124,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for name, ((terms, sizes), bar) in CASES.items():
-        best = race(contenders(terms, sizes), arguments.rounds)
+        best = least_microseconds(contenders(terms, sizes), "opt_einsum", arguments.rounds)
         rows.append(
             {
                 "network": name,
@@ -135,7 +118,7 @@ def main() -> None:
             }
         )
     print(record.table(rows))
-    settings = {"threads": 1, "rounds": arguments.rounds, "clock": "process CPU, least of the rounds"}
+    settings = {"threads": 1, "rounds": arguments.rounds, "clock": CLOCK}
     print(record.write("stacked_steps", __doc__.strip(), rows, settings))
 
 

@@ -372,7 +372,7 @@ class _Arranger:
         theirs = self.wish[sibling] if theirs is None else theirs
         for group in (BATCH, INNER):
             if tuple(i for i in order if role[i] == group) != tuple(i for i in theirs if role.get(i) == group):
-                return min(self._copy_cost(sibling), self.size[node])
+                return min(self.size[node], self._copy_cost(sibling))
         return 0
 
 

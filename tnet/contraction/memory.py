@@ -139,7 +139,9 @@ class _Walk:
         copies = (run is None) + (operands[0].copied is not None)
         self.note(extra + copies * size, *sources)
         released = sum(self._released(source) for source in sources)
-        return size if copies else released
+        if run is None:
+            return size  # the results that were gathered are gone
+        return size * copies + released  # the stack they lie in is there until both operands are ready
 
     def _released(self, source: int) -> int:
         """Return the bytes that are free once ``source`` is gone, and cease to count them."""
@@ -193,7 +195,7 @@ def parse_bytes(limit: int | str | None, name: str = "memory_limit") -> int | No
 
 def format_bytes(n: int) -> str:
     """Return bytes for people: three digits and a binary unit."""
-    value, unit = Decimal(n), "B"  # beyond floating point too
+    value, unit = Decimal(int(n)), "B"  # beyond floating point too
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
         if value < 1024 or unit == "PiB":
             break

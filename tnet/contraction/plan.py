@@ -93,9 +93,10 @@ class ContractionPlan:
 
     def _program_for(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, on_host: bool = True) -> Program:
         """Return the program of a slice: with stacks of small steps, and kernels on the host, where these fit."""
-        program = self._lowered(dtypes, layouts, kernels=on_host, stacked=True)
-        if self._fits(program, dtypes):
-            return program
+        for stacked in (False,) if self.splits else (True, False):
+            program = self._lowered(dtypes, layouts, kernels=on_host, stacked=stacked)
+            if self._fits(program, dtypes):
+                return program
         return self._lowered(dtypes, layouts, kernels=False, stacked=False)
 
     def _fits(self, program: Program, dtypes: DtypePlan) -> bool:
