@@ -52,6 +52,27 @@ def test_peak_counts_their_scratch(case):
     assert peak <= plan.peak_bytes - sum(x.nbytes for x in arrays) + 50_000
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_arrays_that_no_kernel_reads_are_planned_without(case, tmp_path):
+    strict = pytest.importorskip("array_api_strict")
+    equation, arrays = operands(case)
+    given = [strict.asarray(x) for x in arrays]
+    here, elsewhere = tnet.plan(equation, *arrays), tnet.plan(equation, *given)
+    assert (here.on_host, elsewhere.on_host) == (True, False)
+    assert kernels_of(elsewhere) == []
+    elsewhere(*given)
+    tracemalloc.start()
+    elsewhere(*given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= elsewhere.peak_bytes - sum(x.nbytes for x in arrays) + 50_000
+    assert elsewhere.batch(2).on_host is False
+    elsewhere.save(tmp_path / "plan.json")
+    assert type(elsewhere).load(tmp_path / "plan.json") == elsewhere != here
+    assert np.allclose(np.asarray(elsewhere(*given)), here(*arrays))
+    assert np.allclose(elsewhere(*arrays), here(*arrays))
+
+
 def test_a_limit_without_room_for_scratch_does_without_kernels():
     equation = "zab,zbc->zac"
     x, y = np.ones((600, 17, 33)), np.ones((600, 33, 18))

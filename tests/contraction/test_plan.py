@@ -496,6 +496,7 @@ def _edit(**changes: Any) -> Any:
         _edit(dtypes=["float64", "evil"]),
         _edit(memory_limit="8GiB"),
         _edit(planner=3),
+        _edit(on_host=1),
         lambda content: content.pop("sizes"),
     ],
 )

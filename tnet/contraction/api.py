@@ -26,6 +26,7 @@ from tnet.contraction.execute import common_namespace
 from tnet.contraction.fitting import fit_into_memory
 from tnet.contraction.layout import Layout
 from tnet.contraction.memory import parse_bytes
+from tnet.contraction.operands import lie_on_host
 from tnet.contraction.plan import ContractionPlan
 from tnet.contraction.planning import PLANNERS, Path, Timing, find_pairs, name_of_planner
 from tnet.contraction.spec import (
@@ -148,7 +149,7 @@ def plan(
     operands, parse = _take_apart(equation, shapes_or_arrays)
     spec, names = _describe(operands, parse, _name_of(dtype))
     chosen, limit, seed = _checked_options(planner, memory_limit, max_planning_seconds, rng)
-    return _plan(spec, names, chosen, limit, max_planning_seconds, seed, _layouts(operands))
+    return _plan(spec, names, chosen, limit, max_planning_seconds, seed, *_placed(operands))
 
 
 def contract(
@@ -255,7 +256,7 @@ def search_or_resume(
         request = request_of(spec, names, chosen, limit, max_planning_seconds, seed)
         kept = kept_plan(checkpoint, spec, request)
     if kept is None:
-        kept = _plan(spec, names, chosen, limit, max_planning_seconds, seed, _layouts(operands))
+        kept = _plan(spec, names, chosen, limit, max_planning_seconds, seed, *_placed(operands))
     return operands, kept, request
 
 
@@ -268,6 +269,7 @@ def _plan(
     max_seconds: float | None,
     seed: int,
     layouts: tuple[Layout, ...] | None = None,
+    on_host: bool = True,
 ) -> ContractionPlan:
     dtypes = dtype_plan(names)
     timing = Timing(time.perf_counter(), max_seconds, dtypes.compute)
@@ -277,7 +279,7 @@ def _plan(
         pairs = find_pairs(spec, planner, timing.first_part(), seed=seed)
         own = planner in PLANNERS
         pairs, splits = fit_into_memory(spec, pairs, dtypes, limit, layouts, timing, seed=seed, may_change_tree=own)
-    return ContractionPlan(spec, pairs, splits, dtypes, limit, name_of_planner(planner), layouts)
+    return ContractionPlan(spec, pairs, splits, dtypes, limit, name_of_planner(planner), layouts, on_host)
 
 
 @functools.lru_cache(maxsize=256)
@@ -296,11 +298,11 @@ def _known_plan(
     return _plan(_parse(equation, tuple(map(tuple, shapes))), names, chosen, None, max_seconds, seed)
 
 
-def _layouts(operands: Sequence[Any]) -> tuple[Layout, ...] | None:
-    """Return how the operands lie in memory; shapes stand for arrays in C order."""
+def _placed(operands: Sequence[Any]) -> tuple[tuple[Layout, ...] | None, bool]:
+    """Return how the operands lie in memory, and whether in that of the host; shapes do, in C order."""
     if not all(hasattr(x, "dtype") and hasattr(x, "shape") for x in operands):
-        return None
-    return layouts_of(operands)
+        return None, True
+    return layouts_of(operands), lie_on_host(operands)
 
 
 def _checked_options(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tnet.arrays import Array, as_array
+from tnet.arrays import Array, as_array, device_kind, library_name
 from tnet.contraction.memory import format_bytes
 from tnet.contraction.spec import ContractionSpec, were_given
 from tnet.errors import InputError, MemoryLimitError, ShapeError
 from tnet.formats import TensorNetwork
 
-__all__ = ["as_operands", "require_shapes", "require_within"]
+__all__ = ["as_operands", "lie_on_host", "require_shapes", "require_within"]
 
 
 def as_operands(given: Sequence[Any]) -> list[Array]:
@@ -20,6 +20,12 @@ def as_operands(given: Sequence[Any]) -> list[Array]:
         if isinstance(x, TensorNetwork):
             raise InputError("a plan is called with arrays, not with a TensorNetwork: write plan(*network.tensors).")
     return [as_array(x, f"operand {k}") for k, x in enumerate(given)]
+
+
+def lie_on_host(operands: Sequence[Array]) -> bool:
+    """Return whether the kernels for host memory can read the operands: arrays of NumPy, or of torch on the CPU."""
+    first = operands[0]
+    return library_name(first) in ("numpy", "torch") and device_kind(first) == "cpu"
 
 
 def require_shapes(spec: ContractionSpec, shapes: Sequence[Sequence[int]]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from tnet.arrays import Array, device_kind, dtype_name, library_name
+from tnet.arrays import Array, dtype_name
 from tnet.contraction.bound_calls import BoundCall, bound_call, layouts_of, require_free, when_free
 from tnet.contraction.cost_model import program_seconds
 from tnet.contraction.dtypes import DtypePlan, dtype_plan
@@ -20,7 +20,7 @@ from tnet.contraction.invariants import choose_invariants
 from tnet.contraction.layout import Layout
 from tnet.contraction.lowering import Program
 from tnet.contraction.memory import format_bytes, peak_memory
-from tnet.contraction.operands import as_operands, require_shapes, require_within
+from tnet.contraction.operands import as_operands, lie_on_host, require_shapes, require_within
 from tnet.contraction.pairs import Pair, linear_path, result_indices
 from tnet.contraction.plan_file import read_plan, write_plan
 from tnet.contraction.rates import host_rates
@@ -60,6 +60,9 @@ class ContractionPlan:
     layouts : tuple of (tuple of int or None), or None
         For each operand, its axes from the slowest in memory to the fastest; None for one with gaps, which is
         copied. None altogether: all in C order.
+    on_host : bool
+        Whether bytes are counted for arrays of NumPy or torch in host memory: kernels read these as they lie, where
+        a matrix product on a GPU needs copies.
 
     Notes
     -----
@@ -73,6 +76,7 @@ class ContractionPlan:
     memory_limit: int | None = None
     planner: str = "auto"
     layouts: tuple[Layout, ...] | None = None
+    on_host: bool = True
     _kept: list[BoundCall] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,13 +89,14 @@ class ContractionPlan:
             self.memory_limit,
             self.planner,
             self.layouts,
+            self.on_host,
         )
 
     @functools.cached_property
     def _program(self) -> Program:
-        return self._program_for(self.dtypes, self.layouts)
+        return self._program_for(self.dtypes, self.layouts, on_host=self.on_host)
 
-    def _program_for(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, on_host: bool = True) -> Program:
+    def _program_for(self, dtypes: DtypePlan, layouts: tuple[Layout, ...] | None, *, on_host: bool) -> Program:
         """Return the program of a slice: with stacks of small steps, and kernels on the host, where these fit."""
         for stacked in (False,) if self.splits else (True, False):
             program = self._lowered(dtypes, layouts, kernels=on_host, stacked=stacked)
@@ -152,8 +157,9 @@ class ContractionPlan:
     def peak_bytes(self) -> int:
         """Bytes of inputs, live intermediates, copies and result at the worst moment.
 
-        For the dtypes and memory layouts that the plan was made from. Arrays are counted; scratch of BLAS and
-        Python's own objects, some KiB a call however many slices it has, are not.
+        For the dtypes, memory layouts and kind of device that the plan was made from. Arrays are counted; scratch of
+        BLAS and of torch's sums on a GPU, and Python's own objects, some KiB a call however many slices it has, are
+        not.
         """
         return peak_memory(self.spec, self._program, self.dtypes, sliced=bool(self.splits)).n_bytes
 
@@ -390,7 +396,9 @@ class ContractionPlan:
         splits = self.splits
         if self.memory_limit is not None:
             splits = choose_splits(spec, self.pairs, self.dtypes, self.memory_limit)
-        return ContractionPlan(spec, self.pairs, splits, self.dtypes, self.memory_limit, self.planner)
+        return ContractionPlan(
+            spec, self.pairs, splits, self.dtypes, self.memory_limit, self.planner, on_host=self.on_host
+        )
 
     def runner(
         self, arrays: Sequence[Array], types: tuple[type, ...], shapes: tuple[Any, ...], dtypes: tuple[Any, ...]
@@ -435,8 +443,8 @@ class ContractionPlan:
         common_namespace(arrays)
         names = [dtype_name(x) for x in arrays]
         dtypes, layouts = dtype_plan(names), layouts_of(arrays)
-        on_host = library_name(arrays[0]) in ("numpy", "torch") and device_kind(arrays[0]) == "cpu"
-        if on_host and dtypes == self.dtypes and layouts == self.layouts:
+        on_host = lie_on_host(arrays)
+        if on_host == self.on_host and dtypes == self.dtypes and layouts == self.layouts:
             program, needed = self._program, self.peak_bytes
         else:
             program = self._program_for(dtypes, layouts, on_host=on_host)

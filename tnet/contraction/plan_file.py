@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["PlanFields", "read_plan", "write_plan"]
 
 _FORMAT = "tnet.contraction_plan"
-_FORMAT_VERSION = 2  # 1 had no layouts
-_READABLE = (1, 2)
+_FORMAT_VERSION = 3  # 1 had no layouts, 2 was for host memory alone
+_READABLE = (1, 2, 3)
 _LARGEST_FILE = 64 * 2**20
 
 
@@ -36,6 +36,7 @@ class PlanFields(NamedTuple):
     memory_limit: int | None
     planner: str
     layouts: tuple[Layout, ...] | None
+    on_host: bool
 
 
 def write_plan(plan: ContractionPlan, path: str | os.PathLike[str]) -> None:
@@ -54,6 +55,7 @@ def write_plan(plan: ContractionPlan, path: str | os.PathLike[str]) -> None:
         "memory_limit": plan.memory_limit,
         "planner": plan.planner,
         "layouts": plan.layouts,
+        "on_host": plan.on_host,
     }
     text = json.dumps(content, indent=1) + "\n"
     atomic_write(path, lambda file: file.write(text.encode()))
@@ -79,7 +81,7 @@ def read_plan(path: str | os.PathLike[str]) -> PlanFields:
         raise FormatError(f"{path}: not a contraction plan of tnet.")
     version = content.get("format_version")
     if type(version) is not int or version not in _READABLE:
-        raise FormatError(f"{path}: format_version {version!r}; this tnet reads {' and '.join(map(str, _READABLE))}.")
+        raise FormatError(f"{path}: format_version {version!r}; this tnet reads {', '.join(map(str, _READABLE))}.")
     try:
         return _fields(content)
     except (KeyError, TypeError, ValueError, TnetError) as error:
@@ -110,7 +112,10 @@ def _fields(content: dict[str, Any]) -> PlanFields:
     limit, planner = content["memory_limit"], content["planner"]
     if not (limit is None or (type(limit) is int and limit > 0)) or not isinstance(planner, str):
         raise ValueError("memory_limit or planner is of the wrong kind")
-    return PlanFields(spec, pairs, splits, dtypes, limit, planner, _layouts(content, inputs))
+    on_host = content["on_host"] if content["format_version"] > 2 else True
+    if type(on_host) is not bool:
+        raise TypeError("on_host must be true or false")
+    return PlanFields(spec, pairs, splits, dtypes, limit, planner, _layouts(content, inputs), on_host)
 
 
 def _layouts(content: dict[str, Any], inputs: tuple[tuple[int, ...], ...]) -> tuple[Layout, ...] | None:
