@@ -269,3 +269,19 @@ class TestTorch:
             probe(self.torch.autograd.forward_ad.make_dual(x, x))
         probe(x.to("meta"))
         assert seen == [False] * 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_batch", [1, 7, 8, 9, 23, 70])
+def test_neighbouring_batches_are_read_together(n_batch, dtype):
+    rng = np.random.default_rng(n_batch)
+    sizes = {0: 6, 1: 5, 2: 19, 3: n_batch, 4: 3}
+    for left, right, result in (
+        ((0, 1, 3), (3, 1, 2), (3, 0, 2)),
+        ((0, 1, 3), (1, 2, 3), (3, 0, 2)),
+        ((0, 1, 4, 3), (1, 2, 4, 3), (4, 3, 0, 2)),
+        ((0, 4, 1, 3), (1, 4, 2, 3), (4, 3, 0, 2)),
+    ):
+        kernel = packed_kernel(left, right, result, sizes, dtype)
+        shapes = ([sizes[i] for i in indices] for indices in (left, right))
+        check(kernel, *(entries(rng, tuple(shape), dtype) for shape in shapes))

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tnet.arrays.namespace import Array, array_namespace, library_name
+from tnet.arrays.permuted import permuted_copy
+from tnet.arrays.recording import unrecorded
 
 __all__ = ["Operations", "operations"]
 
@@ -32,6 +34,8 @@ class Operations(NamedTuple):
         ``(x, axes)``: a view.
     reshape : callable
         ``(x, shape)``: a view where there is one.
+    arranged : callable
+        ``(x, axes)``: permuted, in C order; for large arrays.
     ordered : callable
         ``(x)`` in C order; ``x`` itself when it lies so.
     convert : callable
@@ -50,6 +54,7 @@ class Operations(NamedTuple):
     times: Function
     permute: Function
     reshape: Function
+    arranged: Function
     ordered: Function
     convert: Function
     copy: Function
@@ -68,6 +73,7 @@ def operations(x: Array) -> Operations:
             times=np.multiply,
             permute=np.ndarray.transpose,
             reshape=np.ndarray.reshape,
+            arranged=permuted_copy,
             ordered=_numpy_ordered,
             convert=_numpy_convert,
             copy=_numpy_copy,
@@ -83,6 +89,7 @@ def operations(x: Array) -> Operations:
             times=torch.mul,
             permute=torch.permute,
             reshape=torch.reshape,
+            arranged=_torch_arranged,
             ordered=torch.Tensor.contiguous,
             convert=_torch_convert,
             copy=_torch_copy,
@@ -90,6 +97,7 @@ def operations(x: Array) -> Operations:
             stride_of=torch.Tensor.stride,
         )
     xp = array_namespace(x)
+    ordered = xp.ascontiguousarray if library == "cupy" else xp.asarray
     return Operations(
         product=xp.matmul,
         stacked=xp.matmul,
@@ -97,7 +105,8 @@ def operations(x: Array) -> Operations:
         times=xp.multiply,
         permute=xp.permute_dims,
         reshape=xp.reshape,
-        ordered=xp.ascontiguousarray if library == "cupy" else xp.asarray,
+        arranged=lambda x, axes: ordered(xp.permute_dims(x, axes)),
+        ordered=ordered,
         convert=_convert,
         copy=_copy,
         array=_itself,
@@ -131,6 +140,13 @@ def _torch_spread(x: Array, y: Array) -> Array:
     if x.ndim == 2:
         return torch.bmm(x.expand(y.shape[0], *x.shape), y)
     return torch.bmm(x, y.expand(x.shape[0], *y.shape))
+
+
+def _torch_arranged(x: Array, axes: tuple[int, ...]) -> Array:
+    if x.element_size() < 4 or not unrecorded(x):  # NumPy has no bfloat16, and shorter entries no tiles
+        return x.permute(axes).contiguous()
+    torch: Any = sys.modules["torch"]
+    return torch.from_numpy(permuted_copy(x.detach().numpy(), axes))
 
 
 def _torch_convert(x: Array, dtype: Any) -> Array:

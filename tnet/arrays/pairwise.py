@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 
 from tnet.arrays.namespace import Array, is_torch
 from tnet.arrays.pairwise_packed import Packing, scratch_bytes
+from tnet.arrays.permuted import LEAST_LENGTH, LEAST_TILED
+from tnet.arrays.recording import unrecorded
 
 __all__ = ["LEAST_ENTRIES", "PairKernel", "choose_kernel", "packed_kernel", "sum_kernel"]
 
@@ -22,8 +25,10 @@ _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 LEAST_ENTRIES = 1 << 18
 """Entries of operands and result below which no kernel is chosen: less than a millisecond must not wait for Numba."""
 
-# Multiply-adds for each entry that would be copied, above which the copies no longer matter.
+# Multiply-adds for each entry that would be copied, above which the copies no longer matter: copies by NumPy, and
+# those of large arrays by tiles, which take a third of the time.
 _COPIES_MATTER = 400
+_TILED_COPIES_MATTER = 128
 
 # Matrices up to this many multiply-adds are slow in BLAS: it packs and sets up for each of them.
 _SMALL_PRODUCT = 1 << 20
@@ -74,13 +79,13 @@ class PairKernel:
             Fresh and C-ordered, in the library of ``x``.
         """
         if is_torch(x):
-            torch: Any = _torch()
+            torch: Any = sys.modules["torch"]
             return torch.from_numpy(self._contract(x.detach().numpy(), y.detach().numpy()))
         return self._contract(x, y)
 
     def applies(self, x: Array, y: Array) -> bool:
         """Return whether the kernel may be called: always for NumPy, for torch unless something is recorded."""
-        return not is_torch(x) or (not _are_watched() and _is_plain(x) and _is_plain(y))
+        return not is_torch(x) or unrecorded(x, y)
 
     def _contract(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         x, y = x.reshape(self.left_shape), y.reshape(self.right_shape)
@@ -141,7 +146,8 @@ def choose_kernel(
         return sum_kernel(left, right, result, sizes) if last <= in_left & in_right & kept else None
     copied = _copied(left, right, kept, size_left, size_right)
     if copied:
-        worth = macs <= _COPIES_MATTER * copied
+        by_tiles = copied >= LEAST_TILED and min(sizes[left[-1]], sizes[right[-1]]) >= LEAST_LENGTH
+        worth = macs <= (_TILED_COPIES_MATTER if by_tiles else _COPIES_MATTER) * copied
     else:
         worth = batch > 1 and 4 * _LINE <= macs // batch <= _SMALL_PRODUCT
     return packed_kernel(left, right, result, sizes, dtype_name) if worth else None
@@ -257,31 +263,3 @@ def _shape(indices: Indices, sizes: Sizes) -> tuple[int, ...]:
 
 def _count(indices: Sequence[int] | frozenset[int], sizes: Sizes) -> int:
     return math.prod(sizes[i] for i in indices)
-
-
-def _torch() -> Any:
-    import sys
-
-    return sys.modules["torch"]
-
-
-def _are_watched() -> bool:
-    """Return whether something of torch looks at all operations now: a compiler, a trace, a transform or a mode."""
-    torch = _torch()
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
-def _is_plain(x: Any) -> bool:
-    """Return whether a tensor is an ordinary one on the CPU whose operations nothing records."""
-    torch = _torch()
-    if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.device.type != "cpu":
-        return False
-    if x.is_conj() or x.is_neg() or torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return False
-    return not (x.requires_grad and torch.is_grad_enabled())

@@ -11,11 +11,14 @@ import numpy as np
 
 from tnet.arrays.compiled import jit
 from tnet.arrays.pairwise_tiles import (
+    ACROSS,
     ROWS,
     gather_complex_lines,
     gather_complex_rows,
     gather_lines,
+    gather_lines_across,
     gather_rows,
+    gather_rows_across,
     multiply_tile,
     n_lanes,
     prefetch,
@@ -82,6 +85,17 @@ class Blocks(NamedTuple):
     depth: int
 
 
+def _neighbours(bases):  # type: ignore[no-untyped-def]
+    """Return how many of the first batches lie side by side, rounded down to what is read together."""
+    n = 1
+    while n < len(bases) and bases[n] == bases[0] + n:
+        n += 1
+    return n - n % ACROSS
+
+
+_neighbours = jit(_neighbours)
+
+
 def _pack_lanes(target, start, stride, source, bases, first, pattern, adjacent, depth, parts):  # type: ignore[no-untyped-def]
     """Copy one panel: a line of lanes for each k and each batch, ``target[z, k, j]``."""
     width = n_lanes(target)
@@ -91,6 +105,7 @@ def _pack_lanes(target, start, stride, source, bases, first, pattern, adjacent, 
         else:
             gather_lines(target, start, width, source, bases[0] + first, pattern, depth, adjacent)
         return
+    across = _neighbours(bases) if parts == 1 else 0
     for k in range(len(depth)):
         if k + 1 < len(depth):
             ahead = bases[0] + first + depth[k + 1]
@@ -102,7 +117,11 @@ def _pack_lanes(target, start, stride, source, bases, first, pattern, adjacent, 
                 target, start + 2 * k * width, stride, source, first + depth[k], pattern, bases, False
             )
         else:
-            gather_lines(target, start + k * width, stride, source, first + depth[k], pattern, bases, False)
+            at = start + k * width
+            gather_lines_across(target, at, stride, source, bases[0] + first + depth[k], pattern, across)
+            gather_lines(
+                target, at + across * stride, stride, source, first + depth[k], pattern, bases[across:], False
+            )
 
 
 def _pack_rows(target, start, stride, source, bases, places, depth, parts):  # type: ignore[no-untyped-def]
@@ -114,6 +133,7 @@ def _pack_rows(target, start, stride, source, bases, places, depth, parts):  # t
         else:
             gather_rows(target, start, ROWS, source, bases[0], places, depth, False)
         return
+    across = _neighbours(bases) if parts == 1 else 0
     for k in range(len(depth)):
         if k + 1 < len(depth):
             ahead = bases[0] + depth[k + 1]
@@ -123,7 +143,9 @@ def _pack_rows(target, start, stride, source, bases, places, depth, parts):  # t
         if parts == 2:
             gather_complex_rows(target, start + 2 * k * ROWS, stride, source, depth[k], places, bases, False)
         else:
-            gather_rows(target, start + k * ROWS, stride, source, depth[k], places, bases, False)
+            at = start + k * ROWS
+            gather_rows_across(target, at, stride, source, bases[0] + depth[k], places, across)
+            gather_rows(target, at + across * stride, stride, source, depth[k], places, bases[across:], False)
 
 
 _pack_lanes = jit(_pack_lanes)

@@ -12,13 +12,18 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
+from tnet.arrays.permuted_tiles import transposed
+
 __all__ = [
+    "ACROSS",
     "ROWS",
     "VECTOR_BYTES",
     "gather_complex_lines",
     "gather_complex_rows",
     "gather_lines",
+    "gather_lines_across",
     "gather_rows",
+    "gather_rows_across",
     "multiply_tile",
     "n_lanes",
     "prefetch",
@@ -30,6 +35,10 @@ ROWS = 4
 VECTOR_BYTES = 64
 """Bytes of a row of a tile: one cache line."""
 
+ACROSS = 8
+"""Neighbours that are read together, a multiple of what a register holds."""
+
+_REGISTER_BYTES = 32
 _INDEX = ir.IntType(64)
 
 intrinsic: Any = extending.intrinsic  # its declared type keeps the typing context among the arguments
@@ -154,8 +163,60 @@ def _line_width(item: int) -> int:
     return VECTOR_BYTES // item
 
 
+def _gather_across(name: str, width_of: Callable[[int], int]) -> Any:
+    """Return an intrinsic that gathers lines of ``width_of(itemsize)`` real entries, many neighbours at a time."""
+
+    def gather(
+        typing_context: Any,
+        target: Any,
+        start: Any,
+        stride: Any,
+        source: Any,
+        base: Any,
+        places: Any,
+        count: Any,
+    ) -> Any:
+        """Set ``target[start + i stride + j] = source[base + i + places[j]]`` for one line of j and i < ``count``.
+
+        ``count`` is a multiple of ``ACROSS``: so many neighbours are read and transposed in the registers.
+        """
+        signature = types.void(target, start, stride, source, base, places, count)
+        width = width_of(target.dtype.bitwidth // 8)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _generate_across(context, builder, signature, arguments, width)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    gather.__name__ = gather.__qualname__ = name
+    return intrinsic(gather)
+
+
+def _generate_across(context: Any, builder: Any, signature: Any, arguments: Any, width: int) -> None:
+    target, start, stride, source, base, places, count = arguments
+    item = signature.args[0].dtype.bitwidth // 8
+    side = min(width, _REGISTER_BYTES // item)
+    vector = ir.VectorType(context.get_value_type(signature.args[0].dtype), side)
+    table = _pointer(context, builder, signature.args[5], places, _INDEX(0))
+    origin = _pointer(context, builder, signature.args[3], source, base)
+    goal = _pointer(context, builder, signature.args[0], target, start)
+    lanes = [builder.gep(origin, [builder.load(builder.gep(table, [_INDEX(j)]))]) for j in range(width)]
+    with cgutils.for_range(builder, builder.sdiv(count, _INDEX(side))) as step:
+        first = builder.mul(step.index, _INDEX(side))
+        for j in range(0, width, side):
+            read = [builder.bitcast(builder.gep(lane, [first]), vector.as_pointer()) for lane in lanes[j : j + side]]
+            columns = transposed(builder, [builder.load(at, align=item) for at in read])
+            for i, column in enumerate(columns):
+                row = builder.mul(builder.add(first, _INDEX(i)), stride)
+                at = builder.gep(goal, [builder.add(row, _INDEX(j))])
+                builder.store(column, builder.bitcast(at, vector.as_pointer()), align=item)
+
+
 gather_lines = _gather("gather_lines", _line_width, _write_real)
 gather_rows = _gather("gather_rows", lambda item: ROWS, _write_real)
+gather_lines_across = _gather_across("gather_lines_across", _line_width)
+gather_rows_across = _gather_across("gather_rows_across", lambda item: ROWS)
 gather_complex_lines = _gather("gather_complex_lines", _line_width, _write_pairs)
 gather_complex_rows = _gather("gather_complex_rows", lambda item: ROWS, _write_parts)
 

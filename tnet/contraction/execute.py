@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from tnet.arrays import Array, Namespace, array_namespace, contract_pair, device_of, library_name, resolve_dtype
 from tnet.arrays.operations import Operations, operations
 from tnet.arrays.pairwise import PairKernel
+from tnet.arrays.permuted import LEAST_TILED
 from tnet.contraction.dtypes import DtypePlan
 from tnet.contraction.lowering import Operand, Program, Run, Step
 from tnet.contraction.slicing import Split, slice_keys
@@ -454,7 +455,10 @@ class _Binder:
                 return None, None, operand.shape
             return _chain(ready), axes, last
         if axes is not None and last is not None and (not is_input or self._is_plain(operand.source)):
-            return _chain(ready), axes, last  # the reshape copies
+            if operand.copied < LEAST_TILED:
+                return _chain(ready), axes, last  # the reshape copies
+            arranged = self._language.arranged
+            return _chain([*ready, lambda x: arranged(x, axes)]), None, last
         if axes is not None:
             ready.append(lambda x: permute(x, axes))
         ready.append(self._settled(operand.source) if is_input else ordered)  # in the order of the axes
