@@ -1,0 +1,1 @@
+"""Algorithms that propose structures: the published ones and our own."""

@@ -1,0 +1,93 @@
+"""How an algorithm and the search talk: it asks for structures, and is told what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from tnet.arrays import Array
+from tnet.structure_search.losses import Loss
+from tnet.structure_search.objective import Objective
+from tnet.structure_search.space import SearchSpace
+from tnet.structure_search.structure import Structure
+from tnet.structure_search.trials import Evaluation, Trial
+
+__all__ = ["Algorithm", "Problem", "Proposals", "Solver", "Start"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is searched for.
+
+    Parameters
+    ----------
+    x : array
+        Real or complex, finite (where observed), not all zero.
+    loss : Loss
+    objective : Objective
+    space : SearchSpace
+    bound : callable
+        ``bound(structures)``: for each a lower bound of the squared relative error that no cores can fall below; 0
+        where nothing is known. NumPy float64.
+    spectra : CutSpectra or None
+        Squared singular values of the matricisations of ``x``; None where the loss has no use for them.
+    """
+
+    x: Array
+    loss: Loss
+    objective: Objective
+    space: SearchSpace
+    bound: Callable[[Sequence[Structure]], np.ndarray]
+    spectra: object | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ``x``."""
+        return tuple(int(n) for n in self.x.shape)
+
+
+Proposals: TypeAlias = Generator[Sequence[Structure], Sequence[Trial], None]
+"""Yields structures to try, receives one trial for each, in the same order; returns when it has no more to ask."""
+
+
+class Algorithm(Protocol):
+    """A frozen dataclass of settings."""
+
+    def propose(self, problem: Problem, rng: np.random.Generator) -> Proposals:
+        """Return the dialogue. The same seed and the same answers give the same questions: so a search resumes."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where the solver may begin with one structure, and when it may end.
+
+    Parameters
+    ----------
+    structure : Structure
+    seed : int
+        Of its random starts; by structure, so that results depend neither on workers nor on the company.
+    target : float
+        Squared relative error at which it may stop: the structure has won then.
+    warm : tuple of array, or None
+        Cores of this very structure to begin one start with.
+    n_starts : int or None
+        Random starts; None leaves it to the solver.
+    """
+
+    structure: Structure
+    seed: int
+    target: float = 0.0
+    warm: tuple[Array, ...] | None = None
+    n_starts: int | None = None
+
+
+class Solver(Protocol):
+    """A frozen dataclass of settings that finds cores for structures."""
+
+    def solve(self, x: Array, loss: Loss, starts: Sequence[Start]) -> list[Evaluation]:
+        """Return one evaluation for each start, in their order; a failure is an evaluation with a message."""
+        ...
