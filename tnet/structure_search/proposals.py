@@ -15,7 +15,11 @@ from tnet.structure_search.space import SearchSpace
 from tnet.structure_search.structure import Structure
 from tnet.structure_search.trials import Evaluation, Trial
 
-__all__ = ["Algorithm", "Problem", "Proposals", "Solver", "Start"]
+__all__ = ["Algorithm", "Candidate", "Problem", "Proposals", "Solver", "Start"]
+
+
+def _none_known(structure: Structure) -> tuple[Array, ...] | None:
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,9 @@ class Problem:
         where nothing is known. NumPy float64.
     spectra : CutSpectra or None
         Squared singular values of the matricisations of ``x``; None where the loss has no use for them.
+    cores : callable
+        ``cores(structure)``: the best cores found so far for this very structure, in its core shapes, or None. The
+        search answers it from its memo; trials carry no cores, so that keeping them keeps no arrays.
     """
 
     x: Array
@@ -42,6 +49,7 @@ class Problem:
     space: SearchSpace
     bound: Callable[[Sequence[Structure]], np.ndarray]
     spectra: object | None = None
+    cores: Callable[[Structure], tuple[Array, ...] | None] = _none_known
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,8 +57,26 @@ class Problem:
         return tuple(int(n) for n in self.x.shape)
 
 
-Proposals: TypeAlias = Generator[Sequence[Structure], Sequence[Trial], None]
-"""Yields structures to try, receives one trial for each, in the same order; returns when it has no more to ask."""
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A structure to try, with cores that the algorithm has for it: one more start of its evaluation.
+
+    Parameters
+    ----------
+    structure : Structure
+    cores : tuple of array
+        Of this very structure.
+    """
+
+    structure: Structure
+    cores: tuple[Array, ...]
+
+
+Proposals: TypeAlias = Generator[Sequence[Structure | Candidate], Sequence[Trial], float | None]
+"""Yields structures to try, receives one trial for each, in the same order; returns when it has no more to ask.
+
+What it returns is a lower bound on the score of all structures of the space that it did not ask for, or None.
+"""
 
 
 class Algorithm(Protocol):
