@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 from tnet.errors import InputError
 from tnet.structure_search.structure import Structure
 
-__all__ = ["FewestParams", "LatencyAndError", "LeastError", "Objective", "SizeAndError"]
+__all__ = ["INFEASIBLE", "FewestParams", "LatencyAndError", "LeastError", "Objective", "SizeAndError"]
 
-_INFEASIBLE = 1e6
+INFEASIBLE = 1e6
 """Scores above this belong to structures that miss what is asked; among them the nearer one is better."""
 
 
@@ -31,6 +31,10 @@ class Objective(Protocol):
 
         Negative where no error would do.
         """
+        ...
+
+    def enough(self) -> float:
+        """Return the squared relative error below which a smaller one gains nothing."""
         ...
 
 
@@ -74,6 +78,10 @@ class SizeAndError:
             (score - self._size(structure)) / self.weight, self.negligible if score > self._size(structure) else -1.0
         )
 
+    def enough(self) -> float:
+        """Return ``negligible``."""
+        return self.negligible
+
     def _size(self, structure: Structure) -> float:
         ratio = structure.n_params / structure.n_entries
         return ratio if self.size == "ratio" else math.log(ratio)
@@ -100,11 +108,15 @@ class FewestParams:
         ratio = structure.n_params / structure.n_entries
         if rse <= self.rtol**2:
             return ratio
-        return _INFEASIBLE * (1 + math.log(rse / self.rtol**2)) + ratio if math.isfinite(rse) else math.inf
+        return INFEASIBLE * (1 + math.log(rse / self.rtol**2)) + ratio if math.isfinite(rse) else math.inf
 
     def error_to_beat(self, structure: Structure, score: float) -> float:
         """Return ``rtol**2`` for a structure that is smaller than the score allows."""
         return self.rtol**2 if structure.n_params / structure.n_entries < score else -1.0
+
+    def enough(self) -> float:
+        """Return ``rtol**2``."""
+        return self.rtol**2
 
 
 @dataclass(frozen=True)
@@ -125,11 +137,15 @@ class LeastError:
     def score(self, structure: Structure, rse: float) -> float:
         """Return the squared relative error; above 1e6 where there are too many parameters."""
         excess = structure.n_params / self.max_params
-        return rse if excess <= 1 else _INFEASIBLE * excess + min(rse, 1.0)
+        return rse if excess <= 1 else INFEASIBLE * excess + min(rse, 1.0)
 
     def error_to_beat(self, structure: Structure, score: float) -> float:
         """Return the score for a structure within ``max_params``."""
         return score if structure.n_params <= self.max_params else -1.0
+
+    def enough(self) -> float:
+        """Return 0."""
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -158,3 +174,7 @@ class LatencyAndError:
     def error_to_beat(self, structure: Structure, score: float) -> float:
         """Return (score - seconds) / weight."""
         return (score - self.seconds(structure)) / self.weight
+
+    def enough(self) -> float:
+        """Return 0."""
+        return 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -97,7 +98,10 @@ class Start:
     seed : int
         Of its random starts; by structure, so that results depend neither on workers nor on the company.
     target : float
-        Squared relative error at which it may stop: the structure has won then.
+        Squared relative error at which it may stop: a smaller one gains nothing.
+    beat : float
+        Squared relative error below which the structure would be the best so far: more starts are worth it while the
+        best of them is above. Negative where no error would do.
     warm : tuple of array, or None
         Cores of this very structure to begin one start with.
     n_starts : int or None
@@ -107,6 +111,7 @@ class Start:
     structure: Structure
     seed: int
     target: float = 0.0
+    beat: float = math.inf
     warm: tuple[Array, ...] | None = None
     n_starts: int | None = None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tnet.arrays import Array
+from tnet.arrays import Array, array_namespace
 from tnet.errors import InputError, RankError, ShapeError
 from tnet.formats import TensorNetwork
 
@@ -179,6 +179,16 @@ class Structure:
             key=lambda candidate: candidate.bonds,
         )
 
+    def canonical_numbers(self) -> list[int] | None:
+        """Return the number that each core has in :meth:`canonical`; None where that leaves cores out."""
+        canonical = self.canonical()
+        n = self.n_modes
+        for order in itertools.permutations(range(self.n_internal)):
+            number = [*range(n), *(n + k for k in order)]
+            if self.relabelled(number) == canonical:
+                return number
+        return None
+
     def without_core(self, core: int) -> Structure:
         """Return the structure without an internal core and its bonds."""
         bonds = tuple((i - (i > core), j - (j > core), rank) for i, j, rank in self.bonds if core not in (i, j))
@@ -203,6 +213,16 @@ class Structure:
         """Return the rank of the bond of two cores, 1 where there is none."""
         i, j = min(i, j), max(i, j)
         return next((rank for a, b, rank in self.bonds if (a, b) == (i, j)), 1)
+
+    def relabelled_cores(self, cores: Sequence[Array], number: Sequence[int]) -> tuple[Array, ...]:
+        """Return cores of this structure as those of :meth:`relabelled`, their bonds in the order of its cores."""
+        moved: list[Array | None] = [None] * self.n_cores
+        for core, array in enumerate(cores):
+            others = sorted(other for other, _, k in self._ends() if k == core)
+            first = 1 if core < self.n_modes else 0
+            axes = [*range(first), *(first + k for k in sorted(range(len(others)), key=lambda k: number[others[k]]))]
+            moved[number[core]] = array_namespace(array).permute_dims(array, tuple(axes))
+        return tuple(array for array in moved if array is not None)
 
     def to_network(self, cores: Sequence[Array]) -> TensorNetwork:
         """Return the network of these cores."""

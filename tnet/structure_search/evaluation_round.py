@@ -1,0 +1,98 @@
+"""One round of evaluations: groups of structures as tasks, with failures kept apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tnet.arrays import Array
+from tnet.errors import BackendError
+from tnet.parallel import ExecutorLike, run_tasks
+from tnet.structure_search.losses import Loss
+from tnet.structure_search.proposals import Solver, Start
+from tnet.structure_search.trials import Evaluation
+
+__all__ = ["evaluate"]
+
+_GROUP = 8  # structures of one task, whatever the number of workers: so results do not depend on it
+
+
+def evaluate(
+    x: Array,
+    loss: Loss,
+    solver: Solver,
+    starts: Sequence[Start],
+    *,
+    executor: ExecutorLike,
+    trial_seconds: float | None,
+) -> list[Evaluation]:
+    """Return one evaluation for each start; those that raise or do not end carry a message and an infinite error.
+
+    Parameters
+    ----------
+    x : array
+    loss : Loss
+    solver : Solver
+    starts : sequence of Start
+    executor : None, int, "processes", concurrent.futures.Executor or dask Client
+    trial_seconds : float or None
+        Wall seconds of one evaluation; with it structures are evaluated one by one.
+    """
+    # Here the solver gets all at once: it knows best what fits into a cache, or on a GPU.
+    size = 1 if trial_seconds is not None else len(starts) if executor is None else _GROUP
+    groups = {k: tuple(starts[k : k + size]) for k in range(0, len(starts), max(size, 1))}
+    items = {k: (x, loss, solver, group, trial_seconds) for k, group in groups.items()}
+    if executor is None:
+        found = {k: solve_group(*arguments) for k, arguments in items.items()}
+    else:
+        found = run_tasks(solve_group, items, executor=executor)
+    return [evaluation for k in groups for evaluation in found[k]]
+
+
+def solve_group(
+    x: Array, loss: Loss, solver: Solver, starts: Sequence[Start], trial_seconds: float | None
+) -> list[Evaluation]:
+    """Solve a group at once; where that raises, one by one, so that only the culprit fails."""
+    began = time.process_time()
+    try:
+        with limited(trial_seconds):
+            found = solver.solve(x, loss, starts)
+    except BackendError:
+        raise  # what is asked cannot be done at all
+    except Exception as error:  # the loss may be the user's: whatever it raises costs one trial, not the search
+        if len(starts) == 1:
+            message = f"{type(error).__name__}: {error}"
+            return [
+                Evaluation(starts[0].structure, float("inf"), message=message, seconds=time.process_time() - began)
+            ]
+        return [evaluation for start in starts for evaluation in solve_group(x, loss, solver, [start], trial_seconds)]
+    taken = (time.process_time() - began) / max(len(starts), 1)
+    return [e if e.seconds else dataclasses.replace(e, seconds=taken) for e in found]
+
+
+@contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Raise TimeoutError in the block after so many wall seconds, where the system can interrupt it."""
+    if (
+        seconds is None
+        or not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+
+    def ring(number: int, frame: Any) -> None:
+        raise TimeoutError(f"the evaluation took longer than trial_seconds={seconds:g}")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,444 @@
+"""Search for the structure of a tensor network: the dialogue of an algorithm with evaluations, bounds and budget."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from tnet.arrays import Array, as_array, require_floating, resolve_rng, squared_norm
+from tnet.errors import InputError, WorkerError
+from tnet.parallel import ExecutorLike
+from tnet.structure_search.budget import Budget, Ending
+from tnet.structure_search.evaluation_round import evaluate
+from tnet.structure_search.journal import Journal, described
+from tnet.structure_search.losses import DifferentiableLoss, Loss, MaskedError, SquaredError, WeightedError
+from tnet.structure_search.memo import Memo
+from tnet.structure_search.objective import FewestParams, LeastError, Objective
+from tnet.structure_search.proposals import Algorithm, Candidate, Problem, Solver, Start
+from tnet.structure_search.result import SearchResult, Solution, pareto_front
+from tnet.structure_search.space import SearchSpace
+from tnet.structure_search.structure import Structure
+from tnet.structure_search.trials import Evaluation, Trial
+
+__all__ = ["search"]
+
+AlgorithmName = Literal["auto", "tnale", "tnls", "tnga", "greedy", "svdinstn", "trees"]
+
+_MOST_MODES_BOUNDED = 12
+_PIECE = 64  # structures evaluated between two looks at the budget and the log
+_LARGEST_RANK = 64
+
+
+def search(
+    x: Array,
+    *,
+    rtol: float | None = None,
+    max_params: int | None = None,
+    objective: Objective | None = None,
+    algorithm: AlgorithmName | Algorithm = "auto",
+    space: SearchSpace | None = None,
+    mask: Array | None = None,
+    loss: Loss | None = None,
+    solver: Solver | None = None,
+    budget: Budget | None = None,
+    executor: ExecutorLike = None,
+    resume: str | os.PathLike[str] | None = None,
+    rng: Any = None,
+    callback: Callable[[Trial, float], object] | None = None,
+) -> SearchResult:
+    """Find the tensor network that approximates a tensor best, within a budget.
+
+    Parameters
+    ----------
+    x : array
+        At least two modes; real or complex floating point; finite, where it was observed; not all zero.
+    rtol : float, optional
+        Ask for the fewest parameters at this relative error.
+    max_params : int, optional
+        Ask for the least error with so many parameters. Exactly one of ``rtol``, ``max_params`` and ``objective``.
+    objective : Objective, optional
+        Any other score, such as :class:`SizeAndError`.
+    algorithm : str or Algorithm
+        ``"auto"``: search on the bounds that the singular values of all cuts give, verified lazily
+        (:class:`~tnet.structure_search.algorithms.CutBound`). Others by name, with their published settings, or as a
+        dataclass with your own.
+    space : SearchSpace, optional
+        Any topology over the modes with ranks up to 64 (or the root of the entries) by default.
+    mask : array of bool, optional
+        Completion: only entries where it is True count. The same as ``loss=MaskedError(mask)``.
+    loss : Loss, optional
+        Another measure of the error.
+    solver : Solver, optional
+        What finds the cores of one structure; by default truncated singular value decompositions for trees, and
+        alternating least squares.
+    budget : Budget, optional
+        Ceilings on evaluations, seconds and patience.
+    executor : None, int, "processes", concurrent.futures.Executor or dask Client
+        Where evaluations run. Results do not depend on it.
+    resume : str or path, optional
+        A folder for the log of trials and the cores; the same call goes on with it.
+    rng : int, numpy Generator or None
+    callback : callable, optional
+        ``callback(trial, best_score)`` after each trial. Ctrl-C ends the search with the best so far.
+
+    Returns
+    -------
+    SearchResult
+
+    Raises
+    ------
+    InputError
+        Order 1, zero or non-finite entries, not exactly one goal, constraints that no structure meets, or a folder to
+        resume from that belongs to another search.
+    WorkerError
+        Not one structure could be evaluated.
+
+    Notes
+    -----
+    Counted as an evaluation is every structure that the algorithm asks for, also when the answer is known already;
+    structures that a bound rules out are not. Seeds belong to structures, so that a search is the same whatever
+    evaluates it; a search that resumes replays its log and goes on as if it had never ended.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tnet
+    >>> draw = np.random.default_rng(0).standard_normal
+    >>> x = np.einsum("ia,jab,kb->ijk", draw((4, 2)), draw((4, 2, 2)), draw((4, 2)))
+    >>> found = tnet.search(x, rtol=1e-6, rng=0)
+    >>> found.best.n_params, found.best.structure.bonds
+    (32, ((0, 1, 2), (1, 2, 2)))
+    """
+    started = time.perf_counter()
+    x = as_array(x)
+    require_floating(x)
+    chosen_loss = _loss_of(mask, loss)
+    goal = _goal_of(rtol, max_params, objective)
+    where = _default_space(x) if space is None else space
+    _check_tensor(x, chosen_loss)
+    where.check(x.shape)
+    method = _algorithm_of(algorithm)
+    inner = _default_solver() if solver is None else solver
+    ceilings = Budget() if budget is None else budget
+    _, seed = resolve_rng(rng)
+    journal = None
+    if resume is not None:
+        question = {
+            "x": described(x), "loss": described(chosen_loss),
+            "objective": described(goal), "space": described(where),
+            "algorithm": described(method), "solver": described(inner), "rng": None if rng is None else seed,
+        }  # fmt: skip
+        journal = Journal(resume, question)
+        seed = journal.seed(seed)
+    run = _Run(x, chosen_loss, goal, where, inner, ceilings, executor, journal, seed, callback, started)
+    return run.all_of(method)
+
+
+@dataclass(eq=False)
+class _Run:
+    """The state of one search."""
+
+    x: Array
+    loss: Loss
+    objective: Objective
+    space: SearchSpace
+    solver: Solver
+    budget: Budget
+    executor: ExecutorLike
+    journal: Journal | None
+    seed: int
+    callback: Callable[[Trial, float], object] | None
+    started: float
+    memo: Memo = field(default_factory=Memo)
+    trials: list[Trial] = field(default_factory=list)
+    best: tuple[float, Evaluation] | None = None
+    last_gain: int = 0
+    counted: int = 0
+
+    def all_of(self, algorithm: Algorithm) -> SearchResult:
+        """Carry the dialogue to its end."""
+        cpu = time.process_time()
+        spectra = self._spectra()
+        problem = Problem(
+            self.x, self.loss, self.objective, self.space, self._bounds_by(spectra), spectra, self.memo.cores
+        )
+        dialogue = algorithm.propose(problem, np.random.default_rng(self.seed))
+        may_prune = bool(getattr(algorithm, "prunes", False))
+        ending, bound = Ending.FINISHED, None
+        try:
+            asked = next(dialogue)
+            while True:
+                answers = self._answers(asked, problem, may_prune)
+                ending = self._spent(len(answers) < len(asked))
+                if ending is not Ending.FINISHED:
+                    break
+                asked = dialogue.send(answers)
+        except StopIteration as end:
+            bound = end.value
+        except KeyboardInterrupt:
+            ending = Ending.INTERRUPTED
+            if self.best is None:
+                raise
+        finally:
+            dialogue.close()
+        return self._result(ending, bound, time.process_time() - cpu)
+
+    def _spectra(self) -> Any:
+        if not isinstance(self.loss, SquaredError) or self.x.ndim > _MOST_MODES_BOUNDED:
+            return None
+        from tnet.structure_search.spectra import cut_spectra
+
+        return cut_spectra(self.x)
+
+    def _bounds_by(self, spectra: Any) -> Callable[[Sequence[Structure]], np.ndarray]:
+        shape = tuple(self.x.shape)
+
+        def bound(structures: Sequence[Structure]) -> np.ndarray:
+            found = np.zeros(len(structures))
+            own = [k for k, structure in enumerate(structures) if structure.shape == shape]
+            if spectra is not None and own:
+                from tnet.structure_search.bounds import lower_bounds
+
+                found[own] = lower_bounds(spectra, [structures[k] for k in own])
+            return found
+
+        return bound
+
+    def _answers(self, asked: Sequence[Structure | Candidate], problem: Problem, may_prune: bool) -> list[Trial]:
+        """Return a trial for each question, fewer where the budget ends before."""
+        structures = [question.structure if isinstance(question, Candidate) else question for question in asked]
+        bounds = problem.bound(structures)
+        answers: list[Trial] = []
+        for begin in range(0, len(asked), _PIECE):
+            piece = slice(begin, begin + _PIECE)
+            room = None if self.budget.evaluations is None else self.budget.evaluations - self.counted
+            answers += self._answers_of_piece(asked[piece], structures[piece], bounds[piece], may_prune, room)
+            if self._spent(False) is not Ending.FINISHED:
+                break
+        return answers
+
+    def _answers_of_piece(
+        self,
+        asked: Sequence[Structure | Candidate],
+        structures: Sequence[Structure],
+        bounds: np.ndarray,
+        may_prune: bool,
+        room: int | None,
+    ) -> list[Trial]:
+        best = math.inf if self.best is None else self.best[0]
+        canonical = [structure.canonical() for structure in structures]
+        starts: dict[Structure, Start] = {}
+        plan: list[str] = []
+        logged_here: set[Structure] = set()
+        for question, structure, plain, bound in zip(asked, structures, canonical, bounds, strict=True):
+            number = len(self.trials) + len(plan)
+            logged = self._logged(number, structure)
+            if logged is not None:
+                plan.append("logged")
+                logged_here.add(plain)
+            elif may_prune and self.objective.score(plain, float(bound)) >= best:
+                plan.append("pruned")
+            elif room is not None and sum(what not in ("pruned",) for what in plan) >= room:
+                break
+            elif not isinstance(question, Candidate) and (
+                plain in starts or plain in logged_here or self.memo.get(plain) is not None
+            ):
+                plan.append("cached")
+            else:
+                plan.append("evaluated")
+                if plain not in starts or isinstance(question, Candidate):
+                    starts[plain] = self._start(question, plain, best)
+        found = dict(zip(starts, self._evaluated(list(starts.values())), strict=True))
+        for evaluation in found.values():
+            self.memo.put(evaluation)
+        return [
+            self._tell(what, structure, plain, float(bound), found)
+            for what, structure, plain, bound in zip(plan, structures, canonical, bounds, strict=False)
+        ]
+
+    def _logged(self, number: int, structure: Structure) -> Trial | None:
+        if self.journal is None or number >= len(self.journal.trials):
+            return None
+        trial = self.journal.trials[number]
+        if trial.structure != structure:
+            raise InputError(
+                f"resume: trial {number} of the log is {trial.structure!r}, but the algorithm now asks for "
+                f"{structure!r}: the log is of another version of tnet or NumPy; give a new folder."
+            )
+        return trial
+
+    def _start(self, question: Structure | Candidate, plain: Structure, best: float) -> Start:
+        """Return how the solver begins: cores of the algorithm, or of the nearest structure known."""
+        from tnet.structure_search.evaluate.warm import adapted
+
+        text = json.dumps(plain.to_json(), sort_keys=True).encode()
+        seed = int.from_bytes(hashlib.sha256(text + str(self.seed).encode()).digest()[:8], "little") >> 1
+        warm = None
+        if isinstance(question, Candidate):
+            number = question.structure.canonical_numbers()
+            warm = None if number is None else question.structure.relabelled_cores(question.cores, number)
+        else:
+            near = self.memo.nearest(plain)
+            if near is not None and near.cores is not None:
+                warm = adapted(near.cores, near.structure, plain, seed)
+        return Start(plain, seed, self.objective.enough(), self.objective.error_to_beat(plain, best), warm)
+
+    def _evaluated(self, starts: list[Start]) -> list[Evaluation]:
+        if not starts:
+            return []
+        return evaluate(
+            self.x, self.loss, self.solver, starts,
+            executor=self.executor, trial_seconds=self.budget.trial_seconds,
+        )  # fmt: skip
+
+    def _tell(
+        self, what: str, structure: Structure, plain: Structure, bound: float, found: dict[Structure, Evaluation]
+    ) -> Trial:
+        """Make the trial, keep it, and look whether it is the best."""
+        number = len(self.trials)
+        if what == "logged":
+            assert self.journal is not None
+            trial = self.journal.trials[number]
+            evaluation = Evaluation(
+                plain, trial.rse, self.journal.cores(trial, self.x), (), trial.n_sweeps, trial.seconds, trial.message
+            )
+            if trial.status in ("evaluated", "failed"):
+                self.memo.put(evaluation)
+        elif what == "pruned":
+            trial = Trial(number, structure, bound, self.objective.score(plain, bound), bound, "pruned")
+            evaluation = None
+        else:
+            fresh = what == "evaluated"
+            evaluation = found.get(plain) if fresh else None
+            evaluation = self.memo.get(plain) if evaluation is None else evaluation
+            assert evaluation is not None
+            status = "failed" if not math.isfinite(evaluation.rse) else "evaluated" if fresh else "cached"
+            trial = Trial(
+                number, structure, evaluation.rse, self.objective.score(plain, evaluation.rse), bound, status,
+                len(evaluation.start_errors) if fresh else 0, evaluation.n_sweeps if fresh else 0,
+                evaluation.seconds if fresh else 0.0, evaluation.message,
+            )  # fmt: skip
+        self.trials.append(trial)
+        if self.journal is not None and what != "logged":
+            self.journal.append(trial, evaluation)
+        if trial.status != "pruned":
+            self.counted += 1
+            known = self.memo.get(plain)
+            if known is not None and known.cores is not None and (self.best is None or trial.score < self.best[0]):
+                self.best = (trial.score, known)
+                self.last_gain = self.counted
+        if self.callback is not None:
+            self.callback(trial, math.inf if self.best is None else self.best[0])
+        return trial
+
+    def _spent(self, cut_short: bool) -> Ending:
+        """Return why the search must end now; FINISHED where it need not."""
+        budget = self.budget
+        if cut_short or (budget.evaluations is not None and self.counted >= budget.evaluations):
+            spent = Ending.EVALUATIONS
+        elif budget.seconds is not None and time.perf_counter() - self.started >= budget.seconds:
+            spent = Ending.SECONDS
+        elif budget.patience is not None and self.counted - self.last_gain >= budget.patience:
+            spent = Ending.PATIENCE
+        else:
+            spent = Ending.FINISHED
+        return spent
+
+    def _result(self, ending: Ending, bound: float | None, cpu: float) -> SearchResult:
+        if self.best is None:
+            messages = list(dict.fromkeys(trial.message for trial in self.trials if trial.message))
+            raise WorkerError(
+                f"not one of {len(self.trials)} structures could be evaluated; the first failure: "
+                f"{messages[0] if messages else 'no structure was asked for: loosen the space'}"
+            )
+        score, evaluation = self.best
+        assert evaluation.cores is not None
+        network = evaluation.structure.to_network(evaluation.cores)
+        if bound is not None:
+            bound = min(bound, score)
+            if ending is Ending.FINISHED and bound >= score:
+                ending = Ending.PROVEN
+        return SearchResult(
+            Solution(evaluation.structure, network, evaluation.rse, score),
+            tuple(self.trials),
+            pareto_front(self.trials),
+            bound,
+            ending,
+            time.perf_counter() - self.started,
+            cpu,
+            self.seed,
+        )
+
+
+def _loss_of(mask: Array | None, loss: Loss | None) -> Loss:
+    if mask is not None and loss is not None:
+        raise InputError("mask= and loss=: give one of them; a mask is a loss.")
+    if mask is not None:
+        return MaskedError(mask)
+    return SquaredError() if loss is None else loss
+
+
+def _goal_of(rtol: float | None, max_params: int | None, objective: Objective | None) -> Objective:
+    given = [
+        name
+        for name, value in (("rtol", rtol), ("max_params", max_params), ("objective", objective))
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise InputError(f"rtol=, max_params= and objective=: give exactly one of them, not {given or 'none'}.")
+    if rtol is not None:
+        return FewestParams(rtol)
+    if max_params is not None:
+        return LeastError(max_params)
+    assert objective is not None
+    return objective
+
+
+def _check_tensor(x: Array, loss: Loss) -> None:
+    """Raise InputError for tensors that cannot be approximated: order 1, zero, not finite."""
+    shape = tuple(int(n) for n in x.shape)
+    if len(shape) < 2 or 0 in shape:
+        raise InputError(f"x has shape {shape}: a structure has at least two modes, each with entries; reshape it.")
+    if isinstance(loss, MaskedError):
+        if tuple(loss.mask.shape) != shape:
+            raise InputError(f"mask has shape {tuple(loss.mask.shape)}, x has {shape}: they must be the same.")
+        return
+    if isinstance(loss, WeightedError):
+        n = math.prod(shape[len(shape) - loss.n_columns :])
+        if not 0 < loss.n_columns < len(shape) or tuple(loss.weight.shape) != (n, n):
+            raise InputError(
+                f"weight has shape {tuple(loss.weight.shape)} and n_columns={loss.n_columns}: for x of shape {shape} "
+                f"it is square with {n} rows, and at least one mode belongs to the rows."
+            )
+    if not isinstance(loss, DifferentiableLoss) and squared_norm(x) == 0:
+        raise InputError("x is all zero: every structure approximates it exactly.")
+
+
+def _default_space(x: Array) -> SearchSpace:
+    return SearchSpace(max_rank=max(1, min(_LARGEST_RANK, math.isqrt(math.prod(int(n) for n in x.shape)))))
+
+
+def _default_solver() -> Solver:
+    from tnet.structure_search.evaluate.choice import BySituation
+
+    return BySituation()
+
+
+def _algorithm_of(algorithm: AlgorithmName | Algorithm) -> Algorithm:
+    if not isinstance(algorithm, str):
+        return algorithm
+    from tnet.structure_search.algorithms import ALGORITHMS
+
+    if algorithm not in ALGORITHMS:
+        raise InputError(
+            f"algorithm={algorithm!r}: choose one of {', '.join(map(repr, ALGORITHMS))}, or give your own."
+        )
+    return ALGORITHMS[algorithm]()
