@@ -124,10 +124,9 @@ def test_upper_bound_of_parts_without_bonds() -> None:
     rng = np.random.default_rng(3)
     left, right = rng.standard_normal((3, 2)) @ rng.standard_normal((2, 4)), rng.standard_normal(5)
     x = np.multiply.outer(left, right)
-    assert tree_upper_bound(cut_spectra(x), Structure(x.shape, ((0, 1, 2),))) == pytest.approx(0.0, abs=1e-12)
-    assert (
-        tree_upper_bound(cut_spectra(x), Structure(x.shape)) >= lower_bounds(cut_spectra(x), [Structure(x.shape)])[0]
-    )
+    spectra, none = cut_spectra(x), Structure(x.shape)
+    assert tree_upper_bound(spectra, Structure(x.shape, ((0, 1, 2),))) == pytest.approx(0.0, abs=1e-12)
+    assert tree_upper_bound(spectra, none) >= lower_bounds(spectra, [none])[0] > 0.01
 
 
 def test_bad_input() -> None:

@@ -156,8 +156,8 @@ def tree_upper_bound(spectra: CutSpectra, structure: Structure) -> float:
     -----
     Cutting any bond of a tree parts the modes in two. Truncating the singular values over one bond after another
     projects x orthogonally each time, so :math:`\|x - y\|^2 \le \sum_e \mathrm{tail}_e(r_e) \|x\|^2` over the
-    bonds e, and :func:`lower_bounds` is at least the largest of these tails. Parts are joined by bonds of rank 1 first:
-    L. Grasedyck, "Hierarchical singular value decomposition of tensors", SIAM J. Matrix Anal. Appl. 31 (2010),
+    bonds e, and :func:`lower_bounds` is at least the largest of these tails. Parts are joined by bonds of rank 1
+    first: L. Grasedyck, "Hierarchical singular value decomposition of tensors", SIAM J. Matrix Anal. Appl. 31 (2010),
     theorem 3.11.
     """
     _check_shape(spectra, structure)
