@@ -24,6 +24,7 @@ _HOME = {
     "plan": "tnet.contraction",
     "round": "tnet.algebra",
     "save": "tnet.io",
+    "search": "tnet.structure_search",
     "show_versions": "tnet.versions",
     "tr": "tnet.decompositions",
     "tt": "tnet.decompositions",
@@ -33,6 +34,7 @@ _HOME = {
 _ROOMS = (
     "algebra", "arrays", "batch", "compression", "contraction", "decompositions",
     "errors", "formats", "io", "nn", "options", "parallel", "plot", "results", "sklearn",
+    "structure_search",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from tnet.io import save as save
     from tnet.options import Stopping as Stopping
     from tnet.options import Truncation as Truncation
+    from tnet.structure_search import search as search
     from tnet.versions import show_versions as show_versions
 
 __all__ = [
@@ -70,6 +73,7 @@ __all__ = [
     "plan",
     "round",
     "save",
+    "search",
     "show_versions",
     "tr",
     "tt",

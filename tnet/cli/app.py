@@ -16,6 +16,7 @@ from tnet.cli.decompose import decompose
 from tnet.cli.demo import demo
 from tnet.cli.info import info
 from tnet.cli.plan import plan
+from tnet.cli.search import search
 
 __all__ = ["app", "main"]
 
@@ -50,6 +51,7 @@ app.command()(compress)
 app.command()(decompose)
 app.command()(plan)
 app.command()(contract)
+app.command()(search)
 app.command()(info)
 app.command()(demo)
 

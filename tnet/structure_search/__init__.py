@@ -1,1 +1,40 @@
 """Search for the structure of a tensor network: topology, ranks and order of the modes, within a budget."""
+
+from __future__ import annotations
+
+from tnet.structure_search.budget import Budget, Ending
+from tnet.structure_search.losses import DifferentiableLoss, MaskedError, SquaredError, WeightedError
+from tnet.structure_search.objective import FewestParams, LatencyAndError, LeastError, Objective, SizeAndError
+from tnet.structure_search.proposals import Algorithm, Candidate, Problem, Solver, Start
+from tnet.structure_search.result import SearchResult, Solution
+from tnet.structure_search.search import search
+from tnet.structure_search.space import SearchSpace, default_max_rank
+from tnet.structure_search.structure import Structure
+from tnet.structure_search.trials import Evaluation, Trial
+
+__all__ = [
+    "Algorithm",
+    "Budget",
+    "Candidate",
+    "DifferentiableLoss",
+    "Ending",
+    "Evaluation",
+    "FewestParams",
+    "LatencyAndError",
+    "LeastError",
+    "MaskedError",
+    "Objective",
+    "Problem",
+    "SearchResult",
+    "SearchSpace",
+    "SizeAndError",
+    "Solution",
+    "Solver",
+    "SquaredError",
+    "Start",
+    "Structure",
+    "Trial",
+    "WeightedError",
+    "default_max_rank",
+    "search",
+]

@@ -24,7 +24,7 @@ from tnet.structure_search.memo import Memo
 from tnet.structure_search.objective import FewestParams, LeastError, Objective
 from tnet.structure_search.proposals import Algorithm, Candidate, Problem, Solver, Start
 from tnet.structure_search.result import SearchResult, Solution, pareto_front
-from tnet.structure_search.space import SearchSpace
+from tnet.structure_search.space import SearchSpace, default_max_rank
 from tnet.structure_search.structure import Structure
 from tnet.structure_search.trials import Evaluation, Trial
 
@@ -34,7 +34,6 @@ AlgorithmName = Literal["auto", "tnale", "tnls", "tnga", "greedy", "svdinstn", "
 
 _MOST_MODES_BOUNDED = 12
 _PIECE = 64  # structures evaluated between two looks at the budget and the log
-_LARGEST_RANK = 64
 
 
 def search(
@@ -122,7 +121,7 @@ def search(
     require_floating(x)
     chosen_loss = _loss_of(mask, loss)
     goal = _goal_of(rtol, max_params, objective)
-    where = _default_space(x) if space is None else space
+    where = SearchSpace(max_rank=default_max_rank(x.shape)) if space is None else space
     _check_tensor(x, chosen_loss)
     where.check(x.shape)
     method = _algorithm_of(algorithm)
@@ -420,10 +419,6 @@ def _check_tensor(x: Array, loss: Loss) -> None:
             )
     if not isinstance(loss, DifferentiableLoss) and squared_norm(x) == 0:
         raise InputError("x is all zero: every structure approximates it exactly.")
-
-
-def _default_space(x: Array) -> SearchSpace:
-    return SearchSpace(max_rank=max(1, min(_LARGEST_RANK, math.isqrt(math.prod(int(n) for n in x.shape)))))
 
 
 def _default_solver() -> Solver:

@@ -13,11 +13,12 @@ import numpy as np
 from tnet.errors import InputError, RankError
 from tnet.structure_search.structure import Bond, Structure
 
-__all__ = ["SearchSpace"]
+__all__ = ["SearchSpace", "default_max_rank"]
 
 Kind = Literal["ranks", "permutations", "free", "trees"]
 Pair = tuple[int, int]
 
+_LARGEST_RANK = 64
 _ATTEMPTS = 200  # to draw a structure at random that meets all constraints
 
 
@@ -235,3 +236,8 @@ def exchanged(structure: Structure, i: int, j: int) -> Structure:
     number[i], number[j] = j, i
     bonds = sorted((min(number[a], number[b]), max(number[a], number[b]), rank) for a, b, rank in structure.bonds)
     return Structure(structure.shape, tuple(bonds), structure.n_internal)
+
+
+def default_max_rank(shape: Sequence[int]) -> int:
+    """Return the largest rank that is tried where the user names none: 64, or the root of the number of entries."""
+    return max(1, min(_LARGEST_RANK, math.isqrt(math.prod(int(n) for n in shape))))

@@ -1,0 +1,263 @@
+"""The dialogue: budgets, memory, pruning, failures, the log on disk, interruption."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tnet.errors import BackendError, FormatError, InputError, WorkerError
+from tnet.structure_search.budget import Budget, Ending
+from tnet.structure_search.objective import SizeAndError
+from tnet.structure_search.proposals import Candidate
+from tnet.structure_search.search import search
+from tnet.structure_search.space import SearchSpace
+from tnet.structure_search.structure import Structure
+from tnet.structure_search.trials import Evaluation
+
+SHAPE = (3, 3, 3)
+X = np.random.default_rng(0).standard_normal(SHAPE)
+GOAL = SizeAndError(1.0)
+SPACE = SearchSpace("free", 3)
+
+
+def chain(a, b):
+    return Structure(SHAPE, tuple(bond for bond in ((0, 1, a), (1, 2, b)) if bond[2] > 1))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Asks for given lists of structures."""
+
+    rounds: tuple
+    prunes: bool = False
+    bound: float | None = None
+
+    def propose(self, problem, rng):
+        yield from self.rounds
+        return self.bound
+
+
+@dataclass(frozen=True)
+class Hand:
+    """Errors by the sum of the ranks; ones are the cores."""
+
+    wrong: tuple = ()
+    slow: tuple = ()
+
+    def solve(self, x, loss, starts):
+        found = []
+        for start in starts:
+            structure = start.structure
+            if structure in self.wrong:
+                raise ZeroDivisionError("this structure always fails")
+            if structure in self.slow:
+                time.sleep(30)
+            error = 1.0 / (1 + sum(rank for _, _, rank in structure.bonds))
+            found.append(
+                Evaluation(
+                    structure, error, tuple(np.ones(shape) for shape in structure.core_shapes), (error,), 3, 0.1
+                )
+            )
+        return found
+
+
+def run(algorithm, **options):
+    settings = {"objective": GOAL, "space": SPACE, "solver": Hand(), "rng": 0} | options
+    return search(X, algorithm=algorithm, **settings)
+
+
+def test_it_counts_caches_and_returns_the_best():
+    rounds = ([chain(2, 2), chain(3, 3)], [chain(2, 2), chain(1, 1)], [chain(1, 2)])
+    found = run(Fixed(rounds))
+    assert [trial.status for trial in found.trials] == ["evaluated", "evaluated", "cached", "evaluated", "evaluated"]
+    assert (found.evaluations, found.n_cached, found.ending) == (5, 1, Ending.FINISHED)
+    scores = [trial.score for trial in found.trials]
+    assert found.best.score == min(scores)
+    assert found.best.structure == found.trials[scores.index(min(scores))].structure
+    assert found.best.network.shape == SHAPE
+    assert found.gap is None
+    front = [(trial.structure.n_params, trial.rse) for trial in found.pareto]
+    assert front == sorted(front)
+    assert [e for _, e in front] == sorted((e for _, e in front), reverse=True)
+    assert len(repr(found).splitlines()) <= 12
+
+
+def test_a_certificate_closes_the_gap():
+    proven = run(Fixed(([chain(2, 2)],), bound=10.0))
+    assert (proven.gap, proven.ending) == (0.0, Ending.PROVEN)
+    open_ = run(Fixed(([chain(2, 2)],), bound=0.1))
+    assert open_.gap == pytest.approx(1 - 0.1 / open_.best.score)
+    assert open_.ending is Ending.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("budget", "ending", "evaluations"),
+    [
+        (Budget(evaluations=3), Ending.EVALUATIONS, 3),
+        (Budget(patience=4), Ending.PATIENCE, 5),
+        (Budget(seconds=1e-9), Ending.SECONDS, 1),
+        (Budget(), Ending.FINISHED, 9),
+    ],
+)
+def test_budgets_are_ceilings(budget, ending, evaluations):
+    every = [chain(a, b) for a, b in itertools.product((1, 2, 3), repeat=2)]
+    found = run(Fixed(tuple([one] for one in every)), budget=budget)
+    assert (found.ending, found.evaluations) == (ending, evaluations)
+    at_once = run(Fixed((every,)), budget=Budget(evaluations=3))
+    assert (at_once.ending, at_once.evaluations) == (Ending.EVALUATIONS, 3)
+
+
+def test_bounds_prune_only_where_the_algorithm_allows():
+    dear = Structure(SHAPE, ((0, 1, 3), (0, 2, 3), (1, 2, 3)))  # larger than the best score by itself
+    rounds = ([chain(1, 1)], [dear])
+    assert run(Fixed(rounds)).trials[1].status == "evaluated"
+    pruned = run(Fixed(rounds, prunes=True))
+    assert pruned.trials[1].status == "pruned"
+    assert (pruned.evaluations, pruned.n_pruned) == (1, 1)
+
+
+def test_a_trial_that_raises_costs_only_itself():
+    rounds = ([chain(1, 2), chain(2, 2), chain(2, 1)],)
+    found = run(Fixed(rounds), solver=Hand(wrong=(chain(2, 2),)))
+    assert [trial.status for trial in found.trials] == ["evaluated", "failed", "evaluated"]
+    assert "this structure always fails" in found.trials[1].message
+    assert (found.n_failed, found.evaluations) == (1, 3)
+    with pytest.raises(WorkerError, match="always fails"):
+        run(Fixed(([chain(2, 2)],)), solver=Hand(wrong=(chain(2, 2),)))
+
+
+def test_a_trial_that_never_ends_fails_in_time():
+    rounds = ([chain(1, 2), chain(2, 2)],)
+    found = run(Fixed(rounds), solver=Hand(slow=(chain(2, 2),)), budget=Budget(trial_seconds=0.2))
+    assert [trial.status for trial in found.trials] == ["evaluated", "failed"]
+    assert "trial_seconds=0.2" in found.trials[1].message
+
+
+def test_it_resumes_as_if_it_had_never_ended(tmp_path):
+    every = tuple([chain(a, b), chain(b, a)] for a, b in itertools.product((1, 2, 3), repeat=2))
+    whole = run(Fixed(every))
+    for evaluations in (3, 7):
+        run(Fixed(every), budget=Budget(evaluations=evaluations), resume=tmp_path / "log")
+    with open(tmp_path / "log" / "trials.jsonl", "ab") as file:
+        file.write(b'{"half a li')  # killed while writing
+    again = run(Fixed(every), resume=tmp_path / "log")
+
+    def told(found):
+        return [(t.number, t.structure, t.rse, t.score, t.status) for t in found.trials]
+
+    assert told(again) == told(whole)
+    assert again.best.structure == whole.best.structure
+    assert np.array_equal(again.best.network.to_dense(), whole.best.network.to_dense())
+    lines = (tmp_path / "log" / "trials.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == list(range(len(whole.trials)))
+
+
+def test_a_fresh_seed_is_kept_in_the_log(tmp_path):
+    first = run(Fixed(([chain(1, 2)],)), rng=None, resume=tmp_path / "log")
+    assert run(Fixed(([chain(1, 2)],)), rng=None, resume=tmp_path / "log").rng_seed == first.rng_seed
+
+
+def test_a_log_of_another_search_is_refused(tmp_path):
+    rounds = ([chain(1, 2)], [chain(2, 2)])
+    run(Fixed(rounds), resume=tmp_path / "log")
+    for other in ({"objective": SizeAndError(2.0)}, {"rng": 1}, {"space": SearchSpace("free", 2)}):
+        with pytest.raises(InputError):
+            run(Fixed(rounds), resume=tmp_path / "log", **other)
+    with pytest.raises(InputError):
+        search(
+            X + 1, algorithm=Fixed(rounds), objective=GOAL, space=SPACE, solver=Hand(), rng=0, resume=tmp_path / "log"
+        )
+    log = tmp_path / "log" / "trials.jsonl"
+    log.write_text(log.read_text().replace('"rank', '"rang').replace("evaluated", "dreamt"))
+    with pytest.raises(FormatError, match="line 1"):
+        run(Fixed(rounds), resume=tmp_path / "log")
+
+
+def test_another_question_than_the_log_has_is_refused(tmp_path):
+    @dataclass(frozen=True)
+    class Changing:
+        def propose(self, problem, rng):
+            yield [chain(*asked)]
+
+    asked = (1, 2)
+    run(Changing(), resume=tmp_path / "log")
+    asked = (2, 1)
+    with pytest.raises(InputError, match="trial 0"):
+        run(Changing(), resume=tmp_path / "log")
+
+
+def test_ctrl_c_returns_the_best_so_far():
+    def stop(trial, best):
+        if trial.number == 2:
+            raise KeyboardInterrupt
+
+    rounds = tuple([chain(a, b)] for a, b in itertools.product((1, 2, 3), repeat=2))
+    found = run(Fixed(rounds), callback=stop)
+    assert found.ending is Ending.INTERRUPTED
+    assert len(found.trials) == 3
+
+
+def test_cores_of_an_algorithm_reach_the_solver_and_those_known_come_back():
+    seen = []
+
+    @dataclass(frozen=True)
+    class Watching(Hand):
+        def solve(self, x, loss, starts):
+            seen.extend((start.structure, start.warm) for start in starts)
+            return super().solve(x, loss, starts)
+
+    star = Structure(SHAPE, ((0, 3, 2), (1, 3, 2), (2, 3, 3)), 1)
+
+    @dataclass(frozen=True)
+    class Knowing:
+        def propose(self, problem, rng):
+            yield [Candidate(star, tuple(np.full(shape, 2.0) for shape in star.core_shapes))]
+            known = problem.cores(star)
+            assert tuple(core.shape for core in known) == star.core_shapes
+            assert problem.cores(chain(2, 2)) is None
+
+    run(Knowing(), space=SearchSpace("free", 3, n_internal=1), solver=Watching())
+    assert seen[0][0] == star
+    assert all(np.array_equal(core, np.full(core.shape, 2.0)) for core in seen[0][1])
+
+
+def test_workers_change_nothing():
+    rounds = ([chain(a, b) for a, b in itertools.product((1, 2, 3), repeat=2)],)
+    here, there = run(Fixed(rounds)), run(Fixed(rounds), executor=2)
+    assert [trial.score for trial in here.trials] == [trial.score for trial in there.trials]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"x": np.ones(5)}, InputError),
+        ({"x": np.ones((3, 0))}, InputError),
+        ({"x": np.zeros((3, 3))}, InputError),
+        ({"x": np.full((3, 3), np.nan)}, InputError),
+        ({"x": np.ones((3, 3), dtype=int)}, BackendError),
+        ({"objective": None}, InputError),
+        ({"rtol": 0.1}, InputError),
+        ({"algorithm": "guess"}, InputError),
+        ({"mask": np.ones((2, 2), dtype=bool)}, InputError),
+        ({"space": SearchSpace("ranks", 2, ((0, 7),))}, InputError),
+    ],
+)
+def test_bad_input_is_refused(options, error):
+    given = {"x": np.ones((3, 3)), "objective": GOAL, "algorithm": Fixed(()), "solver": Hand(), "rng": 0} | options
+    with pytest.raises(error):
+        search(given.pop("x"), **given)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"evaluations": 0}, {"patience": 0}, {"seconds": 0}, {"trial_seconds": math.nan}, {"evaluations": 1.5}],
+)
+def test_budgets_of_zero_are_refused(options):
+    with pytest.raises(InputError):
+        Budget(**options)
