@@ -1,7 +1,7 @@
 """Pictures of results, as functions of the results, and one static HTML report.
 
-Every figure takes ``ax=`` and returns the Axes; a plan and a search have three. matplotlib (extra ``plot``) is imported
-on the first call.
+Every figure takes ``ax=`` and returns the Axes; a plan and a search have three. matplotlib (extra ``plot``) is
+imported on the first call.
 """
 
 from __future__ import annotations
