@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tnet.structure_search.budget import Budget, Ending
+from tnet.structure_search.latency import LayerLatency
 from tnet.structure_search.losses import DifferentiableLoss, MaskedError, SquaredError, WeightedError
 from tnet.structure_search.objective import FewestParams, LatencyAndError, LeastError, Objective, SizeAndError
 from tnet.structure_search.proposals import Algorithm, Candidate, Problem, Solver, Start
@@ -21,6 +22,7 @@ __all__ = [
     "Evaluation",
     "FewestParams",
     "LatencyAndError",
+    "LayerLatency",
     "LeastError",
     "MaskedError",
     "Objective",
