@@ -1,0 +1,175 @@
+"""Alternating least squares over stacks of structures and starts, with restarts and races between them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tnet.arrays import Array, astype, device_kind, itemsize, scale_by_power_of_two
+from tnet.errors import InputError
+from tnet.structure_search.evaluate.graph_form import graph_form
+from tnet.structure_search.evaluate.pool import Pool
+from tnet.structure_search.evaluate.race import Race
+from tnet.structure_search.evaluate.stacks import Member, Stack, random_starts, sorted_into_stacks
+from tnet.structure_search.evaluate.targets import Data, prepared_data
+from tnet.structure_search.losses import Loss, SquaredError, WeightedError
+from tnet.structure_search.proposals import Start
+from tnet.structure_search.trials import Evaluation
+
+__all__ = ["ALS"]
+
+_CACHE = {"cpu": 1 << 23, "cuda": 1 << 31}
+"""Bytes of the tensors of one tile."""
+_MOST_ITEMS = {"cpu": 256, "cuda": 1 << 14}
+_DENSE = {"cpu": 1 << 22, "cuda": 1 << 30}
+"""Bytes of whole approximations at a time."""
+_SHARED_FROM = {"cpu": 1 << 13, "cuda": 1 << 20}
+"""Entries of x from which structures share a stack only if they share x too, rather than each its permuted copy."""
+
+
+@dataclass(frozen=True)
+class ALS:
+    """Alternating least squares: each core in turn becomes the best one given the others.
+
+    Parameters
+    ----------
+    n_starts : int
+        Random starts of a structure, and of each later round.
+    max_starts : int
+        More rounds follow while the best error is above the target of the start, if that is positive, until so many
+        starts were tried or the two best agree.
+    race_sweeps : int
+        Sweeps before the better starts of a structure are chosen, and between looks at the errors.
+    n_kept : int
+        Starts of a structure that go on after the race.
+    max_sweeps : int
+        Of one start.
+    change : float
+        A start ends when ``race_sweeps`` sweeps lower its squared relative error by less than this share.
+    exact : float
+        Squared relative errors below it end a structure, as its target does; in single precision those below 1e-11.
+    max_bytes : int
+        A structure whose sweep needs more memory fails.
+
+    Notes
+    -----
+    All structures with one graph, up to a permutation of equal modes, run as one stack, padded to common ranks where
+    that is cheaper than to run apart. Padded entries are zero and stay so. On a CPU a stack runs in tiles that fit
+    the cache; on a GPU whole.
+
+    What a start gives depends on the structure and its seed alone, up to rounding.
+    """
+
+    n_starts: int = 8
+    max_starts: int = 32
+    race_sweeps: int = 10
+    n_kept: int = 3
+    max_sweeps: int = 200
+    change: float = 1e-3
+    exact: float = 1e-14
+    max_bytes: int = 1 << 32
+
+    def __post_init__(self) -> None:
+        for name in ("n_starts", "max_starts", "race_sweeps", "n_kept", "max_sweeps", "max_bytes"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}={value!r}: give a positive integer.")
+        for name in ("change", "exact"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value < 1):
+                raise InputError(f"{name}={value!r}: give a number in [0, 1).")
+
+    def solve(self, x: Array, loss: Loss, starts: Sequence[Start]) -> list[Evaluation]:
+        """Return the best cores found for each structure.
+
+        Parameters
+        ----------
+        x : array
+            Real or complex floating point; half precision is computed in float32.
+        loss : SquaredError, MaskedError or WeightedError
+        starts : sequence of Start
+
+        Returns
+        -------
+        list of Evaluation
+            In the order of the starts; a structure that cannot be solved has ``rse = inf`` and a message.
+
+        Raises
+        ------
+        InputError
+            If x has one mode, is zero or not finite, or the loss does not fit it.
+
+        Notes
+        -----
+        The error of an evaluation is that of the residual itself, in the precision of computation.
+        """
+        data = prepared_data(x, loss)
+        kind = "cuda" if device_kind(x) == "cuda" else "cpu"
+        evaluations: list[Evaluation | None] = [None] * len(starts)
+        members = []
+        for number, start in enumerate(starts):
+            if start.structure.shape != tuple(x.shape):
+                message = f"a structure for shape {start.structure.shape}, but x has shape {tuple(x.shape)}"
+                evaluations[number] = Evaluation(start.structure, math.inf, message=message)
+                continue
+            form = graph_form(start.structure, keep_order=isinstance(loss, WeightedError))
+            members.append(Member(number, start.structure, form))
+        gram = None if isinstance(loss, SquaredError) else "environment"
+        share = math.prod(x.shape) >= _SHARED_FROM[kind]
+        for stack in sorted_into_stacks(members, self.n_starts, gram, share_order=share):
+            for number, evaluation in self._solve_stack(data, stack, starts, kind):
+                evaluations[number] = evaluation
+        return [_in_precision_of(x, data, evaluation) for evaluation in evaluations if evaluation is not None]
+
+    def _solve_stack(
+        self, data: Data, stack: Stack, starts: Sequence[Start], kind: str
+    ) -> list[tuple[int, Evaluation]]:
+        began = time.process_time()
+        own = [starts[member.number] for member in stack.members]
+        size = stack.program.n_entries * itemsize(data.x)
+        if size > self.max_bytes:
+            message = f"a sweep needs {size / 2**30:.3g} GiB for each network, more than max_bytes = {self.max_bytes}"
+            return _failed(stack, message)
+        tile = max(1, min(_MOST_ITEMS[kind], _CACHE[kind] // size))
+        pool = Pool(data, stack, tile, max(1, _DENSE[kind] // (math.prod(data.x.shape) * itemsize(data.x))))
+        eps = float(pool.xp.finfo(data.x.dtype).eps)
+        exact = max(self.exact, (32 * eps) ** 2)
+        race = Race(
+            targets=np.asarray([max(start.target, exact) for start in own]),
+            goes_on=np.asarray([start.target > 0 for start in own]),
+            settings=self,
+        )
+        try:
+            while True:
+                for k, round_, n in race.new_starts([start.n_starts or self.n_starts for start in own]):
+                    warm = own[k].warm if round_ == 0 else None
+                    pool.add(k, random_starts(stack.members[k].structure, own[k].seed, round_, n, data.x), warm)
+                    race.admit(k, n + (warm is not None))
+                if not len(race.owners):
+                    break
+                errors = pool.advance(self.race_sweeps)
+                pool.remember(race.bests_of(errors))
+                pool.keep(race.judged(errors))
+        except (np.linalg.LinAlgError, MemoryError, RuntimeError) as error:  # torch tells of memory by RuntimeError
+            return _failed(stack, f"{type(error).__name__}: {error}")
+        seconds = (time.process_time() - began) / max(1, int(np.sum(race.n_sweeps)))
+        return [
+            (member.number, race.evaluation(k, member, pool.best_cores(k), seconds))
+            for k, member in enumerate(stack.members)
+        ]
+
+
+def _failed(stack: Stack, message: str) -> list[tuple[int, Evaluation]]:
+    return [(m.number, Evaluation(m.structure, math.inf, message=message)) for m in stack.members]
+
+
+def _in_precision_of(x: Array, data: Data, evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation with its cores in the scale and the dtype of the tensor that was given."""
+    if evaluation.cores is None:
+        return evaluation
+    first = scale_by_power_of_two(evaluation.cores[0], data.exponent)
+    return replace(evaluation, cores=tuple(astype(core, x.dtype) for core in (first, *evaluation.cores[1:])))
