@@ -113,7 +113,7 @@ def to_stack(program: SweepProgram, member: Member, cores: Sequence[np.ndarray])
 
 def from_stack(xp: Namespace, program: SweepProgram, member: Member, cores: Sequence[Array]) -> tuple[Array, ...]:
     """Return the cores (R_k, n_k) of one item of a stack in the shapes that its structure names."""
-    ranks = dict(zip(member.form.graph[1], member.form.ranks, strict=True))
+    ranks: dict = dict(zip(member.form.graph[1], member.form.ranks, strict=True))
     found: list[Array | None] = [None] * len(cores)
     for k, labels in enumerate(program.core_labels):
         own = _own_labels(member, k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from tnet.arrays import total_size
 from tnet.structure_search.evaluate.pairwise_steps import Labels, MatrixView, PairStep, matrix_view, pair_step
@@ -12,7 +12,7 @@ from tnet.structure_search.evaluate.sweep_tree import Gram, Graph, Pair, Tree, b
 
 __all__ = ["Contraction", "Key", "Solve", "SweepProgram", "primed", "sweep_program"]
 
-Key: TypeAlias = tuple[Literal["block", "gram", "rest", "outer", "around"], int]
+Key: TypeAlias = tuple[str, int]
 """A tensor of a sweep by what it is and by a set S of cores, as a bit mask.
 
 ``block``: the cores of S contracted; ``gram``: two layers of them, the modes summed; ``rest``: x contracted with
@@ -35,8 +35,9 @@ class Contraction(NamedTuple):
 class Solve(NamedTuple):
     """A core is replaced by the solution of its normal equations.
 
-    With ``"layers"`` these are made of ``outer`` (bonds of the conjugated layer by bonds) and ``rest`` (bonds by mode),
-    with ``"environment"`` of ``around`` (other modes, ascending, by bonds); ``views`` turn them into such matrices.
+    With ``"layers"`` these are made of ``outer`` (bonds of the conjugated layer by bonds) and ``rest`` (bonds by
+    mode), with ``"environment"`` of ``around`` (other modes, ascending, by bonds); ``views`` turn them into such
+    matrices.
     """
 
     core: int

@@ -45,9 +45,9 @@ def best_tree(graph: Graph, gram: Gram | None = None) -> tuple[Tree, Gram]:
     """
     ways: tuple[Gram, ...] = ("layers", "environment") if gram is None else (gram,)
     nominal = [_NOMINAL_RANK] * len(graph[1])
-    found = [(*_least(_Costs(graph, nominal, way)), way) for way in ways]
-    _, tree, way = min(found, key=lambda item: item[0])
-    return tree, way
+    found = [_least(_Costs(graph, nominal, way)) for way in ways]
+    least = min(range(len(ways)), key=lambda k: found[k][0])
+    return found[least][1], ways[least]
 
 
 def cores_of(tree: Tree) -> tuple[int, ...]:

@@ -233,13 +233,13 @@ class MaskedTarget(_Target):
 
 
 class WeightedTarget(_Target):
-    """Differences are multiplied by L on the side of the columns.
+    r"""Differences are multiplied by L on the side of the columns.
 
     Notes
     -----
-    With E the environment of a core, the design matrix is :math:`A = (E \\otimes I) L`. For a core of the rows, L acts
-    on the modes of E alone, and the slices of the core share their normal matrix; a core of the columns has one of the
-    size of the whole core.
+    With E the environment of a core, the design matrix is :math:`A = (E \otimes I) L`. For a core of the rows, L
+    acts on the modes of E alone, and the slices of the core share their normal matrix; a core of the columns has one
+    of the size of the whole core.
     """
 
     def solved(self, core: int, around: Array) -> Array:
