@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tnet.arrays import Array
-from tnet.errors import BackendError
+from tnet.arrays import Array, array_namespace
+from tnet.errors import BackendError, InputError
 from tnet.parallel import ExecutorLike, run_tasks
-from tnet.structure_search.losses import Loss
+from tnet.structure_search.losses import Loss, MaskedError, SquaredError
 from tnet.structure_search.proposals import Solver, Start
 from tnet.structure_search.trials import Evaluation
 
@@ -59,9 +59,18 @@ def solve_group(
 ) -> list[Evaluation]:
     """Solve a group at once; where that raises, one by one, so that only the culprit fails."""
     began = time.process_time()
+    shapes = list(dict.fromkeys(start.structure.shape for start in starts))
+    if len(shapes) > 1:
+        answers = {
+            shape: iter(
+                solve_group(x, loss, solver, [s for s in starts if s.structure.shape == shape], trial_seconds)
+            )
+            for shape in shapes
+        }
+        return [next(answers[start.structure.shape]) for start in starts]
     try:
         with limited(trial_seconds):
-            found = solver.solve(x, loss, starts)
+            found = solver.solve(*_reshaped(x, loss, shapes[0]), starts)
     except BackendError:
         raise  # what is asked cannot be done at all
     except Exception as error:  # the loss may be the user's: whatever it raises costs one trial, not the search
@@ -73,6 +82,20 @@ def solve_group(
         return [evaluation for start in starts for evaluation in solve_group(x, loss, solver, [start], trial_seconds)]
     taken = (time.process_time() - began) / max(len(starts), 1)
     return [e if e.seconds else dataclasses.replace(e, seconds=taken) for e in found]
+
+
+def _reshaped(x: Array, loss: Loss, shape: tuple[int, ...]) -> tuple[Array, Loss]:
+    """Return the tensor and its loss in the shape of the structures, entries in C order."""
+    if tuple(x.shape) == shape:
+        return x, loss
+    xp = array_namespace(x)
+    if isinstance(loss, MaskedError):
+        loss = MaskedError(xp.reshape(loss.mask, shape))
+    elif not isinstance(loss, SquaredError):
+        raise InputError(
+            f"a structure for shape {shape}, but the loss {type(loss).__name__} is one of {tuple(x.shape)}."
+        )
+    return xp.reshape(x, shape), loss
 
 
 @contextmanager

@@ -105,7 +105,7 @@ class Start:
     warm : tuple of array, or None
         Cores of this very structure to begin one start with.
     n_starts : int or None
-        Random starts; None leaves it to the solver.
+        Random starts; None leaves it to the solver, 0 begins with ``warm`` alone.
     """
 
     structure: Structure

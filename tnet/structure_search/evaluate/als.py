@@ -125,6 +125,11 @@ class ALS:
                 evaluations[number] = evaluation
         return [_in_precision_of(x, data, evaluation) for evaluation in evaluations if evaluation is not None]
 
+    def _n_random(self, start: Start) -> int:
+        """Return the number of random starts; none only beside a warm one."""
+        n = self.n_starts if start.n_starts is None else start.n_starts
+        return max(n, start.warm is None)
+
     def _solve_stack(
         self, data: Data, stack: Stack, starts: Sequence[Start], kind: str
     ) -> list[tuple[int, Evaluation]]:
@@ -145,7 +150,7 @@ class ALS:
         )
         try:
             while True:
-                for k, round_, n in race.new_starts([start.n_starts or self.n_starts for start in own]):
+                for k, round_, n in race.new_starts([self._n_random(start) for start in own]):
                     warm = own[k].warm if round_ == 0 else None
                     pool.add(k, random_starts(stack.members[k].structure, own[k].seed, round_, n, data.x), warm)
                     race.admit(k, n + (warm is not None))
