@@ -430,10 +430,9 @@ def _default_solver() -> Solver:
 def _algorithm_of(algorithm: AlgorithmName | Algorithm) -> Algorithm:
     if not isinstance(algorithm, str):
         return algorithm
-    from tnet.structure_search.algorithms import ALGORITHMS
+    from tnet.structure_search import algorithms
 
-    if algorithm not in ALGORITHMS:
-        raise InputError(
-            f"algorithm={algorithm!r}: choose one of {', '.join(map(repr, ALGORITHMS))}, or give your own."
-        )
-    return ALGORITHMS[algorithm]()
+    known = algorithms.ALGORITHMS
+    if algorithm not in known:
+        raise InputError(f"algorithm={algorithm!r}: choose one of {', '.join(map(repr, known))}, or give your own.")
+    return getattr(algorithms, known[algorithm])()
