@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from tnet.arrays import Array, Namespace, total_size
 
 __all__ = ["Labels", "MatrixView", "PairStep", "matrix_view", "pair_step"]
@@ -26,9 +28,9 @@ class MatrixView(NamedTuple):
     def of(self, xp: Namespace, a: Array) -> Array:
         """Return the stack as a stack of matrices."""
         if self.axes is not None:
-            a = xp.permute_dims(xp.reshape(a, (-1, *self.shape)), self.axes)
-        a = xp.reshape(a, (-1, *self.matrix))
-        return xp.matrix_transpose(a) if self.turned else a
+            a = xp.permute_dims(_reshaped(xp, a, self.shape), self.axes)
+        a = _reshaped(xp, a, self.matrix)
+        return a.mT if self.turned else a
 
 
 class PairStep(NamedTuple):
@@ -79,6 +81,13 @@ def matrix_view(labels: Labels, rows: Labels, columns: Labels, sizes: Mapping[Ha
         return MatrixView(shape, None, (n, m), turned=True)
     axes = (0, *(1 + labels.index(i) for i in (*rows, *columns)))
     return MatrixView(shape, axes, (m, n), turned=False)
+
+
+def _reshaped(xp: Namespace, a: Array, shape: tuple[int, ...]) -> Array:
+    """Return the stack with items of another shape; NumPy's method answers in a tenth of the time of its function."""
+    if isinstance(a, np.ndarray):
+        return a.reshape((-1, *shape))
+    return xp.reshape(a, (-1, *shape))
 
 
 def _splits(labels: Labels, inner: Labels) -> bool:

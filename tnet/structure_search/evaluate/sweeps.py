@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from tnet.arrays import Array, Namespace, astype, conj, is_torch, real_dtype, real_part
+from tnet.arrays import Array, Namespace, astype, conj, is_torch, real_part
 from tnet.structure_search.evaluate.sweep_program import Contraction, Key, SweepProgram
 
 __all__ = ["Target", "dense", "regularised_solve", "swept"]
@@ -94,10 +94,11 @@ def regularised_solve(xp: Namespace, normal: Array, right: Array) -> Array:
     :math:`\delta = 4 \epsilon\, \mathrm{tr} N`, so that dependent columns of the environment, and those that only
     pad a stack, get finite solutions (zero in the latter case), at a relative error of :math:`\sqrt\delta` at most.
     """
-    info = xp.finfo(real_dtype(normal))
-    trace = xp.sum(real_part(xp.linalg.diagonal(normal)), axis=-1)
-    shift = trace * (_SHIFT * float(info.eps)) + float(info.smallest_normal)
-    eye = xp.eye(normal.shape[-1], dtype=normal.dtype, device=normal.device)
+    n = int(normal.shape[-1])
+    info = xp.finfo(normal.dtype)
+    diagonal = xp.reshape(normal, (*normal.shape[:-2], n * n))[..., :: n + 1]
+    shift = xp.sum(real_part(diagonal), axis=-1) * (_SHIFT * float(info.eps)) + float(info.smallest_normal)
+    eye = xp.eye(n, dtype=normal.dtype, device=normal.device)
     shifted = normal + astype(shift, normal.dtype)[..., None, None] * eye
     if is_torch(normal):
         return xp.linalg.solve_ex(shifted, right)[0]
