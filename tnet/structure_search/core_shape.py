@@ -1,0 +1,252 @@
+"""The shape of the core of a Tucker model that makes the most of a number of parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from tnet.arrays import Array, array_namespace, as_array, gram, to_numpy
+from tnet.decompositions.preparation import prepare
+from tnet.decompositions.sthosvd import mode_gram
+from tnet.errors import InputError, ShapeError
+from tnet.structure_search.tucker_packing import TuckerPacking, packed_exactly, packed_greedily
+from tnet.structure_search.tucker_packing_programs import packed_by_cuts, packed_by_scheme
+
+__all__ = ["CoreShape", "checked_spectra", "core_shape", "error_bounds", "spectra_of_sides"]
+
+Method: TypeAlias = Literal["exact", "milp", "greedy", "bang-for-buck", "ptas"]
+_METHODS = ("exact", "milp", "greedy", "bang-for-buck", "ptas")
+
+
+@dataclass(frozen=True)
+class CoreShape:
+    r"""The shape that was chosen, and what is known of its error before anything is decomposed.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the tensor.
+    ranks : tuple of int
+        Shape of the core.
+    value : float
+        :math:`\sum_n \sum_{i \le r_n} \sigma_{n,i}^2`, what was maximised.
+    n_params : int
+        Of the core and the factors.
+    max_params : int
+    rse_bounds : tuple of float
+        The squared relative error of the best Tucker model of these ranks lies between the two: the largest tail of
+        a mode, and the sum of the tails of all modes.
+    method : {"exact", "milp", "greedy", "bang-for-buck", "ptas"}
+    is_proven : bool
+        Whether no other ranks within ``max_params`` have a greater value.
+    """
+
+    shape: tuple[int, ...]
+    ranks: tuple[int, ...]
+    value: float
+    n_params: int
+    max_params: int
+    rse_bounds: tuple[float, float]
+    method: Method
+    is_proven: bool
+
+    def __repr__(self) -> str:
+        low, high = (math.sqrt(bound) for bound in self.rse_bounds)
+        smaller = math.prod(self.shape) / self.n_params
+        proven = ", the best" if self.is_proven else ""
+        return "\n".join(
+            [
+                f"core {'x'.join(map(str, self.ranks))} of a tensor {'x'.join(map(str, self.shape))} "
+                f"({self.method}{proven})",
+                f"  parameters  {self.n_params} of at most {self.max_params} ({smaller:.3g}x smaller)",
+                f"  error       {low:.3e} to {high:.3e} relative Frobenius, of the best model of these ranks",
+                f"  value       {self.value:.6g} squared singular values kept over all modes",
+            ]
+        )
+
+
+def core_shape(
+    x: Array | None = None,
+    *,
+    spectra: Sequence[Any] | None = None,
+    max_params: int,
+    method: Method = "exact",
+    eps: float = 0.25,
+) -> CoreShape:
+    r"""Choose the ranks of a Tucker model with at most ``max_params`` parameters.
+
+    .. math:: \max_r \sum_n \sum_{i \le r_n} \sigma_{n,i}^2
+       \quad\text{subject to}\quad \prod_n r_n + \sum_n I_n r_n \le c
+
+    Parameters
+    ----------
+    x : array, shape (I_1, ..., I_N), or None
+        Real or complex, of order 2 or more. Not changed.
+    spectra : sequence of array, shapes (I_1,), ..., (I_N,), or None
+        In place of ``x``: the squared singular values :math:`\sigma_{n,i}^2` of its unfoldings, in any order, zeros
+        included.
+    max_params : int
+        c, at least :math:`1 + \sum_n I_n`: a core and factors of rank 1.
+    method : {"exact", "milp", "greedy", "bang-for-buck", "ptas"}
+        - "exact": Lagrangian bounds and enumeration of what they leave; milliseconds as a rule.
+        - "milp": integer programs with tangents of the product (HiGHS), also exact, slower.
+        - "greedy": the rank whose next singular value is largest is raised, while it fits [1]_.
+        - "bang-for-buck": the same per added parameter [1]_.
+        - "ptas": at least :math:`1 - 2 \epsilon` of the greatest value, by integer programs over guesses of the
+          product [1]_.
+    eps : float
+        :math:`\epsilon` of "ptas", in (0, 1/2).
+
+    Returns
+    -------
+    CoreShape
+        ``ranks`` go to :func:`tnet.tucker` as they are.
+
+    Raises
+    ------
+    InputError
+        Both or neither of ``x`` and ``spectra``, order below 2, a ``max_params`` that no core fits, non-finite or
+        negative values, an unknown method, ``eps`` out of range.
+    BackendError
+        Integers, and all that holds no numbers.
+
+    Notes
+    -----
+    With tails :math:`t_n(r) = \sum_{i > r} \sigma_{n,i}^2 / \|x\|^2`, the squared relative error e of the best model
+    of ranks r obeys :math:`\max_n t_n(r_n) \le e \le \sum_n t_n(r_n)`: the greatest value is the least upper bound,
+    at most N times the least error that any ranks within the budget have [1]_. The packing is NP-hard; the exact
+    methods have no polynomial bound, and "exact" says by ``is_proven=False`` where it had to stop early.
+
+    The squared singular values are eigenvalues of Gram matrices, :math:`\sum_n I_n \prod_m I_m / 2` multiply-adds.
+    Those below about :math:`10^{-15}` of :math:`\|x\|^2` are roundoff and count as 0.
+
+    A model whose rank :math:`r_n` exceeds the product of the others is no better than one where it does not; where
+    singular values fall slowly the packing may have such ranks all the same.
+
+    References
+    ----------
+    .. [1] M. Ghadiri, M. Fahrbach, G. Fu, V. Mirrokni, "Approximately optimal core shapes for tensor decompositions",
+       International Conference on Machine Learning (2023).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.einsum("ia,jb,ab->ij", np.eye(6), np.eye(5), np.diag([4.0, 2.0, 1.0, 0.5, 0.25], 1)[:6, :5])
+    >>> core_shape(x, max_params=30).ranks
+    (2, 2)
+    """
+    if method not in _METHODS:
+        raise InputError(f"method={method!r}: choose one of {', '.join(map(repr, _METHODS))}.")
+    if not (isinstance(eps, (int, float)) and 0 < eps < 0.5):
+        raise InputError(f"eps={eps!r}: give a number in (0, 1/2).")
+    if (x is None) == (spectra is None):
+        raise InputError(f"x= and spectra=: {'neither' if x is None else 'both'} given; give exactly one of them.")
+    squared, exponent = _spectra_of_modes(x) if x is not None else (checked_spectra(spectra), 0)
+    shape = tuple(len(s) for s in squared)
+    if len(shape) < 2:
+        raise ShapeError(f"shape {shape}: a Tucker model needs at least two modes.")
+    packing = TuckerPacking(shape, tuple(kept_sums(s) for s in squared), checked_budget(max_params, 1 + sum(shape)))
+    is_proven = method in ("exact", "milp")
+    if method == "exact":
+        ranks, is_proven = packed_exactly(packing)
+    elif method == "milp":
+        ranks = packed_by_cuts(packing)
+    elif method == "ptas":
+        ranks = packed_by_scheme(packing, float(eps))
+    else:
+        ranks = packed_greedily(packing, by_size=method == "bang-for-buck")
+    bounds = error_bounds(squared, ranks)
+    value = unscaled(packing.value(ranks), exponent)
+    return CoreShape(shape, ranks, value, packing.size(ranks), packing.max_params, bounds, method, is_proven)
+
+
+def _spectra_of_modes(x: Array) -> tuple[list[np.ndarray], int]:
+    """Return the squared singular values of all unfoldings, of length I_n each; as :func:`spectra_of_sides`."""
+    x = as_array(x)
+    found, exponent = spectra_of_sides(x, [(n,) for n in range(x.ndim)])
+    return [np.append(s, np.zeros(int(n) - len(s))) for s, n in zip(found, x.shape, strict=True)], exponent
+
+
+def spectra_of_sides(x: Array, sides: Sequence[tuple[int, ...]]) -> tuple[list[np.ndarray], int]:
+    r"""Return the squared singular values of matricisations of ``x``, and the exponent k of their unit :math:`4^k`.
+
+    Parameters
+    ----------
+    x : array
+    sides : sequence of tuple of int
+        For each matricisation the modes that number its rows.
+
+    Returns
+    -------
+    list of array of float64
+        Descending, of the smaller side's length each; roundoff is 0.
+    int
+    """
+    prepared = prepare(x)
+    array = prepared.array
+    xp = array_namespace(array)
+    shape = tuple(int(n) for n in array.shape)
+    entries = math.prod(shape)
+    found = []
+    for side in sides:
+        rows = math.prod(shape[k] for k in side)
+        rest = tuple(k for k in range(len(shape)) if k not in side)
+        if len(side) == 1 and rows**2 <= entries:
+            G = mode_gram(array, side[0])
+        else:
+            order, rows = ((*side, *rest), rows) if rows**2 <= entries else ((*rest, *side), entries // rows)
+            G = gram(xp.reshape(xp.permute_dims(array, order), (rows, -1)))
+        values = to_numpy(xp.linalg.eigvalsh(G))[::-1]
+        roundoff = 2 * np.finfo(np.float64).eps * (rows + math.sqrt(entries)) * prepared.squared_norm
+        found.append(np.where(values > roundoff, values, 0.0))
+    return found, prepared.exponent
+
+
+def checked_spectra(spectra: Sequence[Any] | None) -> list[np.ndarray]:
+    """Return spectra in descending order, as float64."""
+    found = []
+    for n, given in enumerate(spectra or ()):
+        values = np.asarray(to_numpy(given), dtype=np.float64)
+        if values.ndim != 1 or values.size == 0:
+            raise ShapeError(f"spectra[{n}] has shape {values.shape}: give a vector of squared singular values.")
+        if not np.isfinite(values).all() or values.min() < 0 or not math.isfinite(float(np.sum(values))):
+            raise InputError(f"spectra[{n}]: squared singular values are finite and not negative, their sum too.")
+        found.append(np.sort(values)[::-1])
+    return found
+
+
+def kept_sums(squared: np.ndarray) -> np.ndarray:
+    """Return the sums of the r largest values, for r from 1 to the number that are not 0 (at least 1)."""
+    return np.cumsum(squared[: max(1, int(np.count_nonzero(squared)))])
+
+
+def checked_budget(max_params: object, least: int) -> int:
+    """Return a number of parameters that suffices for rank 1."""
+    if isinstance(max_params, (bool, np.bool_)) or not isinstance(max_params, (int, np.integer)):
+        raise InputError(f"max_params={max_params!r}: give an integer.")
+    if max_params < least:
+        raise InputError(f"max_params={max_params}: rank 1 everywhere takes {least} parameters; give at least that.")
+    return int(max_params)
+
+
+def error_bounds(squared: Sequence[np.ndarray], ranks: Sequence[int]) -> tuple[float, float]:
+    """Return the largest tail and the sum of all tails, relative to the sum of each spectrum."""
+    tails = [
+        math.fsum(s[r:].tolist()) / total if (total := math.fsum(s.tolist())) > 0 else 0.0
+        for s, r in zip(squared, ranks, strict=True)
+    ]
+    return max(tails, default=0.0), min(1.0, math.fsum(tails))
+
+
+def unscaled(value: float, exponent: int) -> float:
+    """Return ``4**exponent * value``."""
+    try:
+        return math.ldexp(value, 2 * exponent)
+    except OverflowError:
+        raise InputError(
+            "x: its squared norm exceeds the range of floating point; divide x by its largest entry."
+        ) from None
