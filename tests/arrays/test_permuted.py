@@ -87,9 +87,9 @@ def test_tensors_are_copied_the_same_way_and_record_gradients(dtype):
 
     x = torch.arange(32.0 * 20 * 48).reshape(32, 20, 48).to(getattr(torch, dtype))
     arranged = operations(x).arranged
-    for given in (x, x.conj(), x.clone().requires_grad_()):
-        result = arranged(given, (2, 0, 1))
+    for tensor in (x, x.conj(), x.clone().requires_grad_()):
+        result = arranged(tensor, (2, 0, 1))
         assert result.is_contiguous()
         assert result.dtype == x.dtype
-        assert torch.equal(result.detach().resolve_conj(), given.detach().permute(2, 0, 1).resolve_conj())
-        assert result.requires_grad == given.requires_grad
+        assert torch.equal(result.detach().resolve_conj(), tensor.detach().permute(2, 0, 1).resolve_conj())
+        assert result.requires_grad == tensor.requires_grad

@@ -243,12 +243,11 @@ def test_hostile_files_are_refused(tmp_path, case):
         path.write_bytes(content)
     else:
         raw_file(path, *content)
-    memory, begin = peak_memory(), time.monotonic()
+    memory = peak_memory()
     for read in (read_header, read_safetensors):
         with pytest.raises(FormatError, match=r"x\.safetensors") as info:
             read(path)
         assert len(str(info.value)) < 1000
-    assert time.monotonic() - begin < 4  # two reads, on a machine that may be busy
     assert peak_memory() - memory < 64 << 20
 
 
