@@ -1,0 +1,136 @@
+"""What every algorithm keeps to, whatever it does; a new one is tested by one line of the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from tests.structure_search.algorithms.dialogues import best, missing_ranks, problem, talk
+from tnet.structure_search.algorithms.greedy import GreedyTN
+from tnet.structure_search.algorithms.sampler import Sampler
+from tnet.structure_search.algorithms.svdinstn import SVDinsTN
+from tnet.structure_search.algorithms.tnale import TnALE
+from tnet.structure_search.algorithms.tnga import TNGA
+from tnet.structure_search.algorithms.tnls import TNLS
+from tnet.structure_search.objective import FewestParams, LeastError, SizeAndError
+from tnet.structure_search.proposals import Algorithm
+from tnet.structure_search.space import SearchSpace
+from tnet.structure_search.structure import Structure
+
+
+def near_the_best(history, fitness, best, n, iteration, max_iterations, hyperparameters):
+    rng = hyperparameters["rng"]
+    return [np.asarray(best) + rng.integers(-1, 2, len(best)) for _ in range(n)]
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "TnALE": TnALE(),
+    "TnALE without an initial phase": TnALE(initial_rounds=0, round_trips=2, patience=2),
+    "TNLS": TNLS(n_samples=20, distance=2),
+    "TNGA": TNGA(population=20, generations=8),
+    "TNGA binary": dataclasses.replace(TNGA.binary(2), generations=8),
+    "GreedyTN": GreedyTN(),
+    "GreedyTN per parameter": GreedyTN(choice="loss_per_parameter"),
+    "SVDinsTN": SVDinsTN(weights=(1e-2, 0.1), max_iter=3),
+    "Sampler": Sampler(near_the_best, n_samples=20, max_iterations=8),
+}
+NO_ORDERS = ("Sampler",)
+
+SPACES = {
+    "free": (SearchSpace(max_rank=3), (3, 2, 4, 3)),
+    "free with internal cores": (SearchSpace(max_rank=3, n_internal=2, max_degree=3), (2, 3, 2)),
+    "fixed bond": (SearchSpace(max_rank=4, fixed=((0, 2, 3),)), (3, 3, 3)),
+    "narrow": (SearchSpace(max_rank=4, max_degree=2, max_width=4.0), (2, 3, 2, 3, 2)),
+    "ring": (SearchSpace.ring(5, max_rank=4), (2, 3, 4, 3, 2)),
+    "train in order": (SearchSpace.train(5, max_rank=3, permuted=False), (3, 2, 3, 2, 3)),
+    "trees": (SearchSpace("trees", max_rank=3, n_internal=1), (3, 3, 3, 3)),
+    "two modes": (SearchSpace(max_rank=5), (4, 6)),
+    "two modes, a ring": (SearchSpace.ring(2, max_rank=2), (4, 6)),
+    "one structure": (SearchSpace(max_rank=1), (3, 3, 3)),
+    "all bonds fixed": (SearchSpace("ranks", 3, ((0, 1), (1, 2)), fixed=((0, 1, 2), (1, 2, 3))), (3, 3, 3)),
+}
+
+
+@pytest.fixture(params=ALGORITHMS)
+def algorithm(request: pytest.FixtureRequest) -> Algorithm:
+    return ALGORITHMS[request.param]
+
+
+@pytest.fixture(params=SPACES)
+def setting(request: pytest.FixtureRequest, algorithm: Algorithm) -> tuple[SearchSpace, tuple[int, ...]]:
+    space, shape = SPACES[request.param]
+    if isinstance(algorithm, Sampler) and space.kind == "permutations":
+        pytest.skip("samples no orders")
+    if isinstance(algorithm, TNGA) and algorithm.rank is not None and algorithm.rank > space.max_rank:
+        pytest.skip("the rank of its bonds is not allowed")
+    return space, shape
+
+
+def planted(shape: tuple[int, ...], space: SearchSpace) -> Structure:
+    return space.random(shape, np.random.default_rng(3))
+
+
+def test_proposals_are_structures_of_the_space(algorithm, setting) -> None:
+    space, shape = setting
+    told, _ = talk(algorithm, problem(space, shape), missing_ranks(planted(shape, space)), batches=60)
+    assert told
+    for batch in told:
+        assert batch, "an empty list was asked"
+        for trial in batch:
+            assert trial.structure.shape == shape
+            assert space.allows(trial.structure), trial.structure
+
+
+def test_the_same_seed_gives_the_same_questions(algorithm, setting) -> None:
+    space, shape = setting
+    error = missing_ranks(planted(shape, space))
+    twice = [talk(algorithm, problem(space, shape), error, seed=5, batches=40) for _ in range(2)]
+    assert [[trial.structure for trial in batch] for batch in twice[0][0]] == [
+        [trial.structure for trial in batch] for batch in twice[1][0]
+    ]
+    assert twice[0][1] == twice[1][1]
+
+
+@pytest.mark.parametrize(
+    "goal", [SizeAndError(5.0), FewestParams(0.1), LeastError(30)], ids=lambda g: type(g).__name__
+)
+def test_failed_trials_do_not_stop_it(algorithm, goal) -> None:
+    space, shape = SPACES["free"]
+    told, ended = talk(algorithm, problem(space, shape, objective=goal), lambda structure: math.inf, batches=30)
+    assert told
+    assert ended or len(told) == 30
+    # Every third fails; all that is asked is still of the space.
+    count = iter(range(10**6))
+    error = missing_ranks(planted(shape, space))
+    told, _ = talk(
+        algorithm,
+        problem(space, shape, objective=goal),
+        lambda structure: math.inf if next(count) % 3 == 0 else error(structure),
+        batches=30,
+    )
+    assert all(space.allows(trial.structure) for batch in told for trial in batch)
+
+
+def test_it_gains_on_its_first_structures(algorithm) -> None:
+    space, shape = SearchSpace(max_rank=3), (3, 3, 3, 3)
+    rng = np.random.default_rng(1)
+    a, b, c, d = (rng.standard_normal((3, 2, 2)) for _ in range(4))
+    x = np.einsum("iab,jbc,kcd,lda->ijkl", a, b, c, d)
+    error = missing_ranks(Structure(shape, ((0, 1, 2), (0, 3, 2), (1, 2, 2), (2, 3, 2))))
+    told, _ = talk(algorithm, problem(space, shape, x=x), error)
+    first = min(trial.score for trial in told[0])
+    assert best(told).score < first or best(told).rse == 0 or len(told) == 1, "nothing was gained"
+    assert best(told).score < error_only(told[0][0])
+
+
+def error_only(trial) -> float:
+    return SizeAndError(5.0).score(Structure(trial.structure.shape), 1.0)
+
+
+def test_settings_are_frozen(algorithm) -> None:
+    name = dataclasses.fields(algorithm)[0].name  # pyright: ignore[reportArgumentType]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(algorithm, name, None)
