@@ -6,7 +6,6 @@ import json
 import os
 import struct
 import sys
-import time
 
 import array_api_strict
 import numpy as np
