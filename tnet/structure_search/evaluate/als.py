@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from tnet.arrays import Array, astype, device_kind, itemsize, scale_by_power_of_two
+from tnet.arrays import Array, itemsize
 from tnet.errors import InputError
-from tnet.structure_search.evaluate.graph_form import graph_form
 from tnet.structure_search.evaluate.pool import Pool
 from tnet.structure_search.evaluate.race import Race
-from tnet.structure_search.evaluate.stacks import Member, Stack, random_starts, sorted_into_stacks
+from tnet.structure_search.evaluate.requests import (
+    failed,
+    fitting_members,
+    in_precision_of,
+    kind_of_device,
+    must_share_order,
+)
+from tnet.structure_search.evaluate.stacks import Stack, random_starts, sorted_into_stacks
 from tnet.structure_search.evaluate.targets import Data, prepared_data
-from tnet.structure_search.losses import Loss, SquaredError, WeightedError
+from tnet.structure_search.losses import DifferentiableLoss, Loss, SquaredError
 from tnet.structure_search.proposals import Start
 from tnet.structure_search.trials import Evaluation
 
@@ -27,8 +33,6 @@ _CACHE = {"cpu": 1 << 23, "cuda": 1 << 31}
 _MOST_ITEMS = {"cpu": 256, "cuda": 1 << 14}
 _DENSE = {"cpu": 1 << 22, "cuda": 1 << 30}
 """Bytes of whole approximations at a time."""
-_SHARED_FROM = {"cpu": 1 << 13, "cuda": 1 << 20}
-"""Entries of x from which structures share a stack only if they share x too, rather than each its permuted copy."""
 
 
 @dataclass(frozen=True)
@@ -107,23 +111,16 @@ class ALS:
         -----
         The error of an evaluation is that of the residual itself, in the precision of computation.
         """
+        if isinstance(loss, DifferentiableLoss):
+            raise InputError("a DifferentiableLoss has no least squares: search with solver=Adam(...).")
         data = prepared_data(x, loss)
-        kind = "cuda" if device_kind(x) == "cuda" else "cpu"
-        evaluations: list[Evaluation | None] = [None] * len(starts)
-        members = []
-        for number, start in enumerate(starts):
-            if start.structure.shape != tuple(x.shape):
-                message = f"a structure for shape {start.structure.shape}, but x has shape {tuple(x.shape)}"
-                evaluations[number] = Evaluation(start.structure, math.inf, message=message)
-                continue
-            form = graph_form(start.structure, keep_order=isinstance(loss, WeightedError))
-            members.append(Member(number, start.structure, form))
+        evaluations, members = fitting_members(x, loss, starts)
         gram = None if isinstance(loss, SquaredError) else "environment"
-        share = math.prod(x.shape) >= _SHARED_FROM[kind]
+        kind, share = kind_of_device(x), must_share_order(x)
         for stack in sorted_into_stacks(members, self.n_starts, gram, share_order=share):
             for number, evaluation in self._solve_stack(data, stack, starts, kind):
                 evaluations[number] = evaluation
-        return [_in_precision_of(x, data, evaluation) for evaluation in evaluations if evaluation is not None]
+        return [in_precision_of(x, data, evaluations[number]) for number in range(len(starts))]
 
     def _n_random(self, start: Start) -> int:
         """Return the number of random starts; none only beside a warm one."""
@@ -138,7 +135,7 @@ class ALS:
         size = stack.program.n_entries * itemsize(data.x)
         if size > self.max_bytes:
             message = f"a sweep needs {size / 2**30:.3g} GiB for each network, more than max_bytes = {self.max_bytes}"
-            return _failed(stack, message)
+            return failed(stack, message)
         tile = max(1, min(_MOST_ITEMS[kind], _CACHE[kind] // size))
         pool = Pool(data, stack, tile, max(1, _DENSE[kind] // (math.prod(data.x.shape) * itemsize(data.x))))
         eps = float(pool.xp.finfo(data.x.dtype).eps)
@@ -160,21 +157,9 @@ class ALS:
                 pool.remember(race.bests_of(errors))
                 pool.keep(race.judged(errors))
         except (np.linalg.LinAlgError, MemoryError, RuntimeError) as error:  # torch tells of memory by RuntimeError
-            return _failed(stack, f"{type(error).__name__}: {error}")
+            return failed(stack, f"{type(error).__name__}: {error}")
         seconds = (time.process_time() - began) / max(1, int(np.sum(race.n_sweeps)))
         return [
             (member.number, race.evaluation(k, member, pool.best_cores(k), seconds))
             for k, member in enumerate(stack.members)
         ]
-
-
-def _failed(stack: Stack, message: str) -> list[tuple[int, Evaluation]]:
-    return [(m.number, Evaluation(m.structure, math.inf, message=message)) for m in stack.members]
-
-
-def _in_precision_of(x: Array, data: Data, evaluation: Evaluation) -> Evaluation:
-    """Return an evaluation with its cores in the scale and the dtype of the tensor that was given."""
-    if evaluation.cores is None:
-        return evaluation
-    first = scale_by_power_of_two(evaluation.cores[0], data.exponent)
-    return replace(evaluation, cores=tuple(astype(core, x.dtype) for core in (first, *evaluation.cores[1:])))

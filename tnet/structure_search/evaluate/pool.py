@@ -8,8 +8,8 @@ import numpy as np
 
 from tnet.arrays import Array, array_namespace, from_numpy_like, to_numpy
 from tnet.structure_search.evaluate.stacks import Stack, from_stack, to_stack
-from tnet.structure_search.evaluate.sweeps import Target, dense, swept
-from tnet.structure_search.evaluate.targets import Data, target_of
+from tnet.structure_search.evaluate.sweeps import dense, swept
+from tnet.structure_search.evaluate.targets import Data, Target, target_of
 
 __all__ = ["Pool"]
 

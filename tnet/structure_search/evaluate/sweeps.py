@@ -8,13 +8,13 @@ from typing import Protocol
 from tnet.arrays import Array, Namespace, astype, conj, is_torch, real_part
 from tnet.structure_search.evaluate.sweep_program import Contraction, Key, SweepProgram
 
-__all__ = ["Target", "dense", "regularised_solve", "swept"]
+__all__ = ["FitTarget", "contract", "dense", "regularised_solve", "swept"]
 
 _SHIFT = 4.0
 """Times eps times the trace is added to the diagonal of normal matrices: just above their roundoff."""
 
 
-class Target(Protocol):
+class FitTarget(Protocol):
     """What a stack of networks is fitted to, under a loss."""
 
     @property
@@ -37,7 +37,9 @@ class Target(Protocol):
         ...
 
 
-def swept(xp: Namespace, program: SweepProgram, target: Target, cores: Sequence[Array], n_sweeps: int) -> list[Array]:
+def swept(
+    xp: Namespace, program: SweepProgram, target: FitTarget, cores: Sequence[Array], n_sweeps: int
+) -> list[Array]:
     """Return the cores after ``n_sweeps`` sweeps.
 
     Parameters
@@ -56,11 +58,11 @@ def swept(xp: Namespace, program: SweepProgram, target: Target, cores: Sequence[
     tensors: dict[Key, Array] = {("block", 1 << k): core for k, core in enumerate(cores)}
     tensors["rest", (1 << len(cores)) - 1] = target.stack
     for item in program.up:
-        _contract(xp, tensors, item)
+        contract(xp, tensors, item)
     for _ in range(n_sweeps):
         for item in program.down:
             if isinstance(item, Contraction):
-                _contract(xp, tensors, item)
+                contract(xp, tensors, item)
                 continue
             if program.gram == "layers":
                 normal, right = (view.of(xp, tensors[key]) for key, view in zip(item.keys, item.views, strict=True))
@@ -76,8 +78,8 @@ def dense(xp: Namespace, program: SweepProgram, cores: Sequence[Array]) -> Array
     tensors: dict[Key, Array] = {("block", 1 << k): core for k, core in enumerate(cores)}
     for item in program.up:
         if item.out[0] == "block":
-            _contract(xp, tensors, item)
-    _contract(xp, tensors, program.join)
+            contract(xp, tensors, item)
+    contract(xp, tensors, program.join)
     return tensors[program.join.out]
 
 
@@ -105,6 +107,7 @@ def regularised_solve(xp: Namespace, normal: Array, right: Array) -> Array:
     return xp.linalg.solve(shifted, right)
 
 
-def _contract(xp: Namespace, tensors: dict[Key, Array], item: Contraction) -> None:
+def contract(xp: Namespace, tensors: dict[Key, Array], item: Contraction) -> None:
+    """Do one contraction of a program on the tensors at hand."""
     a, b = tensors[item.a], tensors[item.b]
     tensors[item.out] = item.step(xp, conj(a) if item.conj_a else a, conj(b) if item.conj_b else b)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,17 +19,28 @@ from tnet.arrays import (
     from_numpy_like,
     gram_factor,
     is_complex,
+    is_torch,
+    library_name,
     real_part,
     require_floating,
     to_compute,
     total_size,
 )
-from tnet.errors import InputError, ShapeError
+from tnet.errors import BackendError, InputError, ShapeError
 from tnet.structure_search.evaluate.sweep_program import SweepProgram
 from tnet.structure_search.evaluate.sweeps import regularised_solve
-from tnet.structure_search.losses import Loss, MaskedError, SquaredError, WeightedError
+from tnet.structure_search.losses import DifferentiableLoss, Loss, MaskedError, WeightedError
 
-__all__ = ["Data", "MaskedTarget", "SquaredTarget", "WeightedTarget", "prepared_data", "target_of"]
+__all__ = [
+    "Data",
+    "DifferentiableTarget",
+    "MaskedTarget",
+    "SquaredTarget",
+    "Target",
+    "WeightedTarget",
+    "prepared_data",
+    "target_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +60,8 @@ class Data:
     factor : array or None
         L, shape (n, q), with L L^H the weight; its rows are the last ``n_columns`` modes.
     n_columns : int
+    function : callable or None
+        Of a differentiable loss; then ``x`` is as it was given.
     """
 
     x: Array
@@ -57,6 +70,7 @@ class Data:
     mask: Array | None = None
     factor: Array | None = None
     n_columns: int = 0
+    function: Callable[[Array], Array] | None = None
 
 
 def prepared_data(x: Array, loss: Loss) -> Data:
@@ -67,11 +81,17 @@ def prepared_data(x: Array, loss: Loss) -> Data:
     InputError
         If x has fewer than two modes, is zero or not finite (where observed), or the loss does not fit it.
     BackendError
-        If x is not of floating point.
+        If x is not of floating point, or a differentiable loss is asked of another library than torch.
     """
     require_floating(x)
     if x.ndim < 2:
         raise InputError(f"x of shape {tuple(x.shape)}: a structure has at least two modes; reshape the tensor.")
+    if isinstance(loss, DifferentiableLoss):
+        if not is_torch(x):
+            raise BackendError(
+                f"a DifferentiableLoss is differentiated by torch; x is of {library_name(x)}: pass a torch tensor."
+            )
+        return Data(to_compute(x), 0, 1.0, function=loss.function)
     mask = None
     if isinstance(loss, MaskedError):
         xp = array_namespace(x, loss.mask)
@@ -89,11 +109,6 @@ def prepared_data(x: Array, loss: Loss) -> Data:
         return Data(scaled.array, scaled.exponent, scaled.squared_norm, mask=astype(mask, scaled.array.dtype))
     if isinstance(loss, WeightedError):
         return _weighted(scaled.array, scaled.exponent, loss)
-    if not isinstance(loss, SquaredError):
-        raise InputError(
-            f"{type(loss).__name__} has no least squares: choose SquaredError, MaskedError or WeightedError, or the "
-            "solver for differentiable losses."
-        )
     return Data(scaled.array, scaled.exponent, scaled.squared_norm)
 
 
@@ -115,7 +130,7 @@ def _weighted(x: Array, exponent: int, loss: WeightedError) -> Data:
     return Data(x, exponent, norm, factor=factor, n_columns=k)
 
 
-def target_of(data: Data, program: SweepProgram, orders: Sequence[tuple[int, ...]]) -> _Target:
+def target_of(data: Data, program: SweepProgram, orders: Sequence[tuple[int, ...]]) -> Target:
     """Return the target for networks whose modes fit the graph of the program in the given orders.
 
     Parameters
@@ -125,6 +140,8 @@ def target_of(data: Data, program: SweepProgram, orders: Sequence[tuple[int, ...
     orders : sequence of tuple of int
         ``orders[b][k]`` is the core of structure b that is core k of the graph.
     """
+    if data.function is not None:
+        return DifferentiableTarget(data, program, orders)
     if data.mask is not None:
         return MaskedTarget(data, program, orders)
     if data.factor is not None:
@@ -132,7 +149,7 @@ def target_of(data: Data, program: SweepProgram, orders: Sequence[tuple[int, ...
     return SquaredTarget(data, program, orders)
 
 
-class _Target:
+class Target:
     """x for a stack of networks, in the orders of their modes; each order once."""
 
     def __init__(self, data: Data, program: SweepProgram, orders: Sequence[tuple[int, ...]]) -> None:
@@ -189,10 +206,23 @@ class _Target:
 
     def errors(self, y: Array, items: slice) -> Array:
         """Return the squared relative errors of approximations to the items of a slice."""
-        return _squares(self.xp, y - _rows(self.stack, items)) / self.data.squared_norm
+        return _squares(self.xp, self._difference(y, items)) / self.data.squared_norm
+
+    def errors_and_slopes(self, y: Array, items: slice) -> tuple[Array, Array]:
+        """Return the squared relative errors, and their gradients (B, entries) by y."""
+        difference = self._difference(y, items)
+        errors = _squares(self.xp, difference) / self.data.squared_norm
+        return errors, self._pulled_back(difference) * (2 / self.data.squared_norm)
+
+    def _difference(self, y: Array, items: slice) -> Array:
+        return y - _rows(self.stack, items)
+
+    def _pulled_back(self, difference: Array) -> Array:
+        """Apply the adjoint of the linear part of the difference."""
+        return difference
 
 
-class SquaredTarget(_Target):
+class SquaredTarget(Target):
     """All entries count."""
 
     def solved(self, core: int, around: Array) -> Array:
@@ -201,7 +231,42 @@ class SquaredTarget(_Target):
         return regularised_solve(self.xp, left @ around, left @ self._matrix("x", self.data.x, core))
 
 
-class MaskedTarget(_Target):
+class DifferentiableTarget(Target):
+    """A function of the approximation, differentiated by torch.
+
+    Notes
+    -----
+    The function sees one approximation at a time, a leaf of torch's graph; its gradient there is carried to the cores
+    by the network itself.
+    """
+
+    def errors(self, y: Array, items: slice) -> Array:
+        """Return the losses."""
+        return self.errors_and_slopes(y, items)[0]
+
+    def errors_and_slopes(self, y: Array, items: slice) -> tuple[Array, Array]:
+        """Return the losses, and their gradients by y."""
+        xp, modes = self.xp, self.program.modes
+        shape = tuple(self._size(k) for k in modes)
+        assert self.data.function is not None
+        losses, slopes = [], []
+        for item, place in enumerate(range(items.start, items.stop)):
+            order = self._orders[self._places[place if len(self._places) > 1 else 0]]
+            axes = tuple(np.argsort([order[k] for k in modes]).tolist())  # internal cores come last
+            approximation = xp.reshape(xp.permute_dims(xp.reshape(y[item, :], shape), axes), self.data.x.shape)
+            leaf = approximation.detach().clone().requires_grad_(True)
+            loss = self.data.function(leaf)
+            loss.backward()
+            slope = xp.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            slope = xp.permute_dims(
+                xp.reshape(slope, tuple(shape[k] for k in axes)), tuple(np.argsort(axes).tolist())
+            )
+            losses.append(loss.detach())
+            slopes.append(xp.reshape(slope, (-1,)))
+        return xp.stack(losses), xp.stack(slopes)
+
+
+class MaskedTarget(Target):
     """Observed entries count.
 
     Notes
@@ -221,10 +286,8 @@ class MaskedTarget(_Target):
             columns.append(regularised_solve(xp, normal, right[:, :, i : i + 1]))
         return columns[0] if len(columns) == 1 else xp.concat(columns, axis=2)
 
-    def errors(self, y: Array, items: slice) -> Array:
-        """Return the squared relative errors at the observed entries."""
-        mask = _rows(self._stacked("mask", self._mask), items)
-        return _squares(self.xp, mask * y - _rows(self.stack, items)) / self.data.squared_norm
+    def _difference(self, y: Array, items: slice) -> Array:
+        return _rows(self._stacked("mask", self._mask), items) * y - _rows(self.stack, items)
 
     @property
     def _mask(self) -> Array:
@@ -232,7 +295,7 @@ class MaskedTarget(_Target):
         return self.data.mask
 
 
-class WeightedTarget(_Target):
+class WeightedTarget(Target):
     r"""Differences are multiplied by L on the side of the columns.
 
     Notes
@@ -263,15 +326,18 @@ class WeightedTarget(_Target):
         solution = regularised_solve(xp, adjoint(A) @ A, adjoint(A) @ xp.reshape(weighted, (1, -1, 1)))
         return xp.reshape(solution, (B, R, own))
 
-    def errors(self, y: Array, items: slice) -> Array:
-        """Return the squared relative errors of the outputs."""
+    def _difference(self, y: Array, items: slice) -> Array:
         del items  # all networks share the order of their modes
-        shape = tuple(self._size(k) for k in self.program.modes)
-        axes = (0, *(1 + self.program.modes.index(k) for k in range(len(shape))))
-        y = self.xp.permute_dims(self.xp.reshape(y, (-1, *shape)), axes)
-        L = self._factor
-        outputs = self.xp.reshape(y, (int(y.shape[0]), -1, int(L.shape[0]))) @ L
-        return _squares(self.xp, outputs - self._weighted_x[None, ...]) / self.data.squared_norm
+        xp, L, modes = self.xp, self._factor, self.program.modes
+        axes = (0, *(1 + modes.index(k) for k in range(len(modes))))
+        y = xp.permute_dims(xp.reshape(y, (-1, *(self._size(k) for k in modes))), axes)
+        return xp.reshape(y, (int(y.shape[0]), -1, int(L.shape[0]))) @ L - self._weighted_x[None, ...]
+
+    def _pulled_back(self, difference: Array) -> Array:
+        xp, modes = self.xp, self.program.modes
+        slope = xp.reshape(difference @ adjoint(self._factor), (-1, *(self._size(k) for k in range(len(modes)))))
+        slope = xp.permute_dims(slope, (0, *(1 + k for k in modes)))
+        return xp.reshape(slope, (int(slope.shape[0]), -1))
 
     @property
     def _factor(self) -> Array:

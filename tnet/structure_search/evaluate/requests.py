@@ -1,0 +1,62 @@
+"""What every inner solver does with the starts it is asked for, before and after it solves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from tnet.arrays import Array, astype, device_kind, scale_by_power_of_two, total_size
+from tnet.structure_search.evaluate.graph_form import graph_form
+from tnet.structure_search.evaluate.stacks import Member, Stack
+from tnet.structure_search.evaluate.targets import Data
+from tnet.structure_search.losses import Loss, WeightedError
+from tnet.structure_search.proposals import Start
+from tnet.structure_search.trials import Evaluation
+
+__all__ = ["failed", "fitting_members", "in_precision_of", "kind_of_device", "must_share_order"]
+
+_SHARED_FROM = {"cpu": 1 << 13, "cuda": 1 << 20}
+"""Entries of x from which structures share a stack only if they share x too, rather than each its permuted copy."""
+
+
+def kind_of_device(x: Array) -> Literal["cpu", "cuda"]:
+    """Return the kind of device whose limits hold for x."""
+    return "cuda" if device_kind(x) == "cuda" else "cpu"
+
+
+def must_share_order(x: Array) -> bool:
+    """Return whether x is too large for a permuted copy for each structure of a stack."""
+    return total_size(x.shape) >= _SHARED_FROM[kind_of_device(x)]
+
+
+def fitting_members(x: Array, loss: Loss, starts: Sequence[Start]) -> tuple[dict[int, Evaluation], list[Member]]:
+    """Return evaluations, by number, of the starts that do not fit x, and the others with their forms."""
+    refused, members = {}, []
+    for number, start in enumerate(starts):
+        structure = start.structure
+        warm_shapes = None if start.warm is None else tuple(tuple(core.shape) for core in start.warm)
+        if structure.shape != tuple(x.shape):
+            message = f"a structure for shape {structure.shape}, but x has shape {tuple(x.shape)}"
+            refused[number] = Evaluation(structure, math.inf, message=message)
+        elif warm_shapes is not None and warm_shapes != structure.core_shapes:
+            message = f"warm cores of shapes {warm_shapes}, but the structure has {structure.core_shapes}"
+            refused[number] = Evaluation(structure, math.inf, message=message)
+        else:
+            form = graph_form(structure, keep_order=isinstance(loss, WeightedError))
+            members.append(Member(number, structure, form))
+    return refused, members
+
+
+def failed(stack: Stack, message: str) -> list[tuple[int, Evaluation]]:
+    """Return failures for all structures of a stack."""
+    return [(m.number, Evaluation(m.structure, math.inf, message=message)) for m in stack.members]
+
+
+def in_precision_of(x: Array, data: Data, evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation with its cores in the scale and the dtype of the tensor that was given."""
+    if evaluation.cores is None:
+        return evaluation
+    first = scale_by_power_of_two(evaluation.cores[0], data.exponent)
+    return replace(evaluation, cores=tuple(astype(core, x.dtype) for core in (first, *evaluation.cores[1:])))
