@@ -12,8 +12,9 @@ from sklearn.metrics import silhouette_samples
 
 import tnet
 from tnet.decompositions import RankSelection, select_cp_rank
+from tnet.decompositions.component_clusters import matched_components
 from tnet.decompositions.cp_fit import CPFit
-from tnet.decompositions.rank_selection import _consistency, _matched, _silhouettes
+from tnet.decompositions.rank_selection import _consistency, _silhouettes
 from tnet.errors import BackendError, InputError, RankError
 from tnet.formats import CPTensor
 from tnet.options import Stopping
@@ -103,7 +104,7 @@ def test_silhouettes_agree_with_scikit_learn() -> None:
     ]
     stacked = [np.concatenate([fit.factors[k] for fit in fits], axis=1) for k in range(3)]
     cosines = np.prod([np.abs(A.T @ A) for A in stacked], axis=0)
-    labels = _matched(cosines.reshape(5, 3, 5, 3), start=0)
+    labels = matched_components(cosines.reshape(5, 3, 5, 3), start=0)
     truth = np.array([[int(np.flatnonzero(orders[0] == component)[0]) for component in order] for order in orders])
     assert np.array_equal(labels, truth)
     distances = np.maximum(1 - cosines, 0)

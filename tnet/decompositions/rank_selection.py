@@ -22,6 +22,7 @@ from tnet.arrays import (
     total_size,
     ttm_chain,
 )
+from tnet.decompositions.component_clusters import cluster_silhouettes, matched_components
 from tnet.decompositions.cp_als import als_sweeps, alternating_least_squares
 from tnet.decompositions.cp_fit import CPFit, CPRun
 from tnet.decompositions.cp_start import starting_factors
@@ -42,7 +43,6 @@ _HIDDEN = 0.1  # fraction of the entries held out
 _PERTURBATION = 0.02  # relative: copies differ by as much as data that is measured again
 _SWEEPS_PER_FILL = 2
 _MAX_RANK = 10
-_MATCHING_ROUNDS = 100
 _SHOWN = 8  # ranks in a report
 
 
@@ -338,36 +338,9 @@ def _silhouettes(fits: Sequence[CPFit]) -> np.ndarray:
         xp = array_namespace(*columns)
         A = xp.concat(list(columns), axis=1)
         cosines *= np.abs(to_numpy(xp.matrix_transpose(conj(A)) @ A))
-    labels = _matched(cosines.reshape(P, R, P, R), start=min(range(P), key=lambda p: fits[p].errors[-1]))
-    member = np.zeros((P * R, R))
-    member[np.arange(P * R), labels.reshape(-1)] = 1.0
-    sums = np.maximum(1.0 - cosines, 0.0) @ member  # of the distances to each cluster; that to itself is 0
-    own = np.sum(sums * member, axis=1) / (P - 1)
-    other = np.min(np.where(member > 0, np.inf, sums), axis=1) / P
-    widest = np.maximum(np.maximum(own, other), np.finfo(float).tiny)
-    return member.T @ ((other - own) / widest) / P
-
-
-def _matched(cosines: np.ndarray, start: int) -> np.ndarray:
-    """Return labels, shape (P, R): a permutation for each fit, improved in turn until none changes.
-
-    Clustering with one member of each fit: an assignment by the mean cosine to the other members.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    P, R = cosines.shape[:2]
-    labels = np.stack([linear_sum_assignment(-cosines[p, :, start, :])[1] for p in range(P)])
-    for _ in range(_MATCHING_ROUNDS):
-        before = labels.copy()
-        for p in range(P):
-            likeness = np.zeros((R, R))  # component of fit p, cluster
-            for q in range(P):
-                if q != p:
-                    likeness[:, labels[q]] += cosines[p, :, q, :]
-            labels[p] = linear_sum_assignment(-likeness)[1]
-        if np.array_equal(labels, before):
-            break
-    return labels
+    cosines = cosines.reshape(P, R, P, R)
+    labels = matched_components(cosines, start=min(range(P), key=lambda p: fits[p].errors[-1]))
+    return cluster_silhouettes(cosines, labels)
 
 
 def _checked_runs(n_runs: object, method: Method) -> int:
