@@ -124,11 +124,10 @@ class Adam:
             for parts in zip(*packed, strict=True)
         ]
         tile = max(1, _TILE_BYTES // (math.prod(data.x.shape) * itemsize(data.x)))
+        tiles = [slice(a, min(a + tile, len(owners))) for a in range(0, len(owners), tile)]
         parts = [
-            self._descended(
-                data, stack, np.asarray(owners[a : a + tile]), [core[a : a + tile, ...] for core in cores]
-            )
-            for a in range(0, len(owners), tile)
+            self._descended(data, stack, np.asarray(owners[items]), [core[items, ...] for core in cores])
+            for items in tiles
         ]
         errors, steps = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
         cores = [xp.concat([part[2][k] for part in parts], axis=0) for k in range(len(cores))]

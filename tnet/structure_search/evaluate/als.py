@@ -45,7 +45,7 @@ class ALS:
         Random starts of a structure, and of each later round.
     max_starts : int
         More rounds follow while the best error is above the target of the start, if that is positive, until so many
-        starts were tried or the two best agree.
+        starts were tried or, from the second round on, the three best agree to 0.1 %.
     race_sweeps : int
         Sweeps before the better starts of a structure are chosen, and between looks at the errors.
     n_kept : int

@@ -14,7 +14,11 @@ from tnet.structure_search.trials import Evaluation
 
 __all__ = ["Race", "RaceSettings"]
 
-_AGREEMENT = 1e-3  # two starts that end so near each other are taken for the best there is
+# The best there is seems found when this many starts end within this share of each other; some false minima attract
+# half the starts, so that one round does not tell.
+_AGREEMENT = 1e-3
+_STARTS_TO_AGREE = 3
+_ROUNDS_TO_AGREE = 2
 
 
 class RaceSettings(Protocol):
@@ -143,6 +147,8 @@ class Race:
         return ~new | (places < self._settings.n_kept)
 
     def _agree(self, k: int) -> bool:
-        """Return whether the two best starts that ended by themselves came to the same error."""
-        two = sorted(self._settled[k])[:2]
-        return len(two) == 2 and two[1] - two[0] <= _AGREEMENT * two[1]
+        """Return whether the best starts of two rounds or more that ended by themselves came to the same error."""
+        if self._n_rounds[k] < _ROUNDS_TO_AGREE or len(self._settled[k]) < _STARTS_TO_AGREE:
+            return False
+        first, *_, last = sorted(self._settled[k])[:_STARTS_TO_AGREE]
+        return last - first <= _AGREEMENT * last

@@ -7,12 +7,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tnet.arrays import Array, astype, device_kind, scale_by_power_of_two, total_size
+from tnet.arrays import (
+    Array,
+    array_namespace,
+    astype,
+    device_kind,
+    from_numpy_like,
+    scale_by_power_of_two,
+    to_numpy,
+    total_size,
+)
 from tnet.structure_search.evaluate.graph_form import graph_form
-from tnet.structure_search.evaluate.stacks import Member, Stack
-from tnet.structure_search.evaluate.targets import Data
+from tnet.structure_search.evaluate.stacks import Member, Stack, to_stack
+from tnet.structure_search.evaluate.sweep_program import sweep_program
+from tnet.structure_search.evaluate.sweeps import dense
+from tnet.structure_search.evaluate.targets import Data, target_of
 from tnet.structure_search.losses import Loss, WeightedError
 from tnet.structure_search.proposals import Start
+from tnet.structure_search.structure import Structure
 from tnet.structure_search.trials import Evaluation
 
 __all__ = ["failed", "fitting_members", "in_precision_of", "kind_of_device", "must_share_order"]
@@ -55,8 +67,22 @@ def failed(stack: Stack, message: str) -> list[tuple[int, Evaluation]]:
 
 
 def in_precision_of(x: Array, data: Data, evaluation: Evaluation) -> Evaluation:
-    """Return an evaluation with its cores in the scale and the dtype of the tensor that was given."""
+    """Return an evaluation with its cores in the scale and the dtype of the tensor that was given.
+
+    Where the dtype is narrower than that of the computation, the error is that of the rounded cores.
+    """
     if evaluation.cores is None:
         return evaluation
-    first = scale_by_power_of_two(evaluation.cores[0], data.exponent)
-    return replace(evaluation, cores=tuple(astype(core, x.dtype) for core in (first, *evaluation.cores[1:])))
+    cores = tuple(astype(core, x.dtype) for core in evaluation.cores)
+    rse = evaluation.rse if x.dtype == data.x.dtype else _error_of(data, evaluation.structure, cores)
+    first = scale_by_power_of_two(cores[0], data.exponent)
+    return replace(evaluation, rse=rse, cores=(first, *cores[1:]))
+
+
+def _error_of(data: Data, structure: Structure, cores: Sequence[Array]) -> float:
+    xp = array_namespace(data.x)
+    member = Member(0, structure, graph_form(structure, keep_order=True))
+    program = sweep_program(member.form.graph, member.form.ranks, "layers")
+    stack = to_stack(program, member, [to_numpy(core)[None, ...] for core in cores])
+    y = dense(xp, program, [from_numpy_like(core, data.x) for core in stack])
+    return float(target_of(data, program, [member.form.order]).errors(xp.reshape(y, (1, -1)), slice(0, 1))[0])
