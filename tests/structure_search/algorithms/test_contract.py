@@ -15,6 +15,7 @@ from tnet.structure_search.algorithms.svdinstn import SVDinsTN
 from tnet.structure_search.algorithms.tnale import TnALE
 from tnet.structure_search.algorithms.tnga import TNGA
 from tnet.structure_search.algorithms.tnls import TNLS
+from tnet.structure_search.algorithms.trees import TreeSearch
 from tnet.structure_search.objective import FewestParams, LeastError, SizeAndError
 from tnet.structure_search.proposals import Algorithm
 from tnet.structure_search.space import SearchSpace
@@ -35,6 +36,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "GreedyTN": GreedyTN(),
     "GreedyTN per parameter": GreedyTN(choice="loss_per_parameter"),
     "SVDinsTN": SVDinsTN(weights=(1e-2, 0.1), max_iter=3),
+    "TreeSearch": TreeSearch(n_draws=2),
     "Sampler": Sampler(near_the_best, n_samples=20, max_iterations=8),
 }
 NO_ORDERS = ("Sampler",)

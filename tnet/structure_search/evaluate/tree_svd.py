@@ -50,9 +50,9 @@ class TreeSVD:
     .. math:: \max_e \sum_{i > r_e} \sigma_{e,i}^2 \le \|X - Y\|_F^2 \le \sum_e \sum_{i > r_e} \sigma_{e,i}^2 .
 
     The left side holds for any cores: the error is at most the number of bonds times that of the best ones
-    (Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2010, theorem 3.11 for binary trees). Of the cores that may be cut next,
-    the one with the fewest singular vectors kept in proportion goes first: it shrinks the tensor most. With m rows
-    and n entries in all, a cut costs m n multiply-adds for its Gram matrix, and r n to project.
+    (Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2010, theorem 3.11 for binary trees). Of the cores that may be cut
+    next, the one with the fewest singular vectors kept in proportion goes first: it shrinks the tensor most. With m
+    rows and n entries in all, a cut costs m n multiply-adds for its Gram matrix, and r n to project.
 
     All cores but the inmost are isometries towards it. Parts without a bond between them are joined by bonds of
     rank 1, so a structure without any bond gets one rank-1 tensor. A rank beyond what its cut has is filled with
