@@ -10,11 +10,13 @@ from tnet.plot.compression import allocation, quality, sensitivity
 from tnet.plot.contraction import plan
 from tnet.plot.decomposition import history, rank_selection, spectrum
 from tnet.plot.html_report import report
+from tnet.plot.latent_dimension import latent_dimension
 from tnet.plot.structure_search import network, search
 
 __all__ = [
     "allocation",
     "history",
+    "latent_dimension",
     "network",
     "plan",
     "quality",
