@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.structure_search.algorithms.dialogues import best, missing_ranks, problem, talk
+from tnet.structure_search.algorithms.cut_bound import CutBound
 from tnet.structure_search.algorithms.greedy import GreedyTN
 from tnet.structure_search.algorithms.sampler import Sampler
 from tnet.structure_search.algorithms.svdinstn import SVDinsTN
@@ -38,8 +39,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "SVDinsTN": SVDinsTN(weights=(1e-2, 0.1), max_iter=3),
     "TreeSearch": TreeSearch(n_draws=2),
     "Sampler": Sampler(near_the_best, n_samples=20, max_iterations=8),
+    "CutBound": CutBound(patience=16),
 }
-NO_ORDERS = ("Sampler",)
 
 SPACES = {
     "free": (SearchSpace(max_rank=3), (3, 2, 4, 3)),
@@ -56,27 +57,27 @@ SPACES = {
 }
 
 
-@pytest.fixture(params=ALGORITHMS)
-def algorithm(request: pytest.FixtureRequest) -> Algorithm:
-    return ALGORITHMS[request.param]
+def applies(algorithm: Algorithm, space: SearchSpace) -> bool:
+    """Samplers give no orders; bonds of one rank need a space that has it."""
+    if isinstance(algorithm, TNGA) and algorithm.rank is not None:
+        return algorithm.rank <= space.max_rank
+    return not (isinstance(algorithm, Sampler) and space.kind == "permutations")
 
 
-@pytest.fixture(params=SPACES)
-def setting(request: pytest.FixtureRequest, algorithm: Algorithm) -> tuple[SearchSpace, tuple[int, ...]]:
-    space, shape = SPACES[request.param]
-    if isinstance(algorithm, Sampler) and space.kind == "permutations":
-        pytest.skip("samples no orders")
-    if isinstance(algorithm, TNGA) and algorithm.rank is not None and algorithm.rank > space.max_rank:
-        pytest.skip("the rank of its bonds is not allowed")
-    return space, shape
+EACH = pytest.mark.parametrize("name", ALGORITHMS)
+EACH_IN_EVERY_SPACE = pytest.mark.parametrize(
+    ("name", "where"),
+    [(name, where) for name in ALGORITHMS for where in SPACES if applies(ALGORITHMS[name], SPACES[where][0])],
+)
 
 
 def planted(shape: tuple[int, ...], space: SearchSpace) -> Structure:
     return space.random(shape, np.random.default_rng(3))
 
 
-def test_proposals_are_structures_of_the_space(algorithm, setting) -> None:
-    space, shape = setting
+@EACH_IN_EVERY_SPACE
+def test_proposals_are_structures_of_the_space(name: str, where: str) -> None:
+    algorithm, (space, shape) = ALGORITHMS[name], SPACES[where]
     told, _ = talk(algorithm, problem(space, shape), missing_ranks(planted(shape, space)), batches=60)
     assert told
     for batch in told:
@@ -86,8 +87,9 @@ def test_proposals_are_structures_of_the_space(algorithm, setting) -> None:
             assert space.allows(trial.structure), trial.structure
 
 
-def test_the_same_seed_gives_the_same_questions(algorithm, setting) -> None:
-    space, shape = setting
+@EACH_IN_EVERY_SPACE
+def test_the_same_seed_gives_the_same_questions(name: str, where: str) -> None:
+    algorithm, (space, shape) = ALGORITHMS[name], SPACES[where]
     error = missing_ranks(planted(shape, space))
     twice = [talk(algorithm, problem(space, shape), error, seed=5, batches=40) for _ in range(2)]
     assert [[trial.structure for trial in batch] for batch in twice[0][0]] == [
@@ -99,7 +101,9 @@ def test_the_same_seed_gives_the_same_questions(algorithm, setting) -> None:
 @pytest.mark.parametrize(
     "goal", [SizeAndError(5.0), FewestParams(0.1), LeastError(30)], ids=lambda g: type(g).__name__
 )
-def test_failed_trials_do_not_stop_it(algorithm, goal) -> None:
+@EACH
+def test_failed_trials_do_not_stop_it(name: str, goal) -> None:
+    algorithm = ALGORITHMS[name]
     space, shape = SPACES["free"]
     told, ended = talk(algorithm, problem(space, shape, objective=goal), lambda structure: math.inf, batches=30)
     assert told
@@ -116,7 +120,9 @@ def test_failed_trials_do_not_stop_it(algorithm, goal) -> None:
     assert all(space.allows(trial.structure) for batch in told for trial in batch)
 
 
-def test_it_gains_on_its_first_structures(algorithm) -> None:
+@EACH
+def test_it_gains_on_its_first_structures(name: str) -> None:
+    algorithm = ALGORITHMS[name]
     space, shape = SearchSpace(max_rank=3), (3, 3, 3, 3)
     rng = np.random.default_rng(1)
     a, b, c, d = (rng.standard_normal((3, 2, 2)) for _ in range(4))
@@ -132,7 +138,9 @@ def error_only(trial) -> float:
     return SizeAndError(5.0).score(Structure(trial.structure.shape), 1.0)
 
 
-def test_settings_are_frozen(algorithm) -> None:
-    name = dataclasses.fields(algorithm)[0].name  # pyright: ignore[reportArgumentType]
+@EACH
+def test_settings_are_frozen(name: str) -> None:
+    algorithm = ALGORITHMS[name]
+    setting = dataclasses.fields(algorithm)[0].name  # pyright: ignore[reportArgumentType]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(algorithm, name, None)
+        setattr(algorithm, setting, None)
