@@ -103,7 +103,6 @@ class _Ranks:
         best = self._assignment(extreme)
         if excess(best) > 0:
             return None
-        best = self._trimmed(best, excess) if tails_are_bounded else self._filled(best, excess)
         price, best = self._multiplier(best, excess, goal, tails_are_bounded)
         return self._enumerate(price, budget, best, tails_are_bounded)
 

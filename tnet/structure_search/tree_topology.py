@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tnet.structure_search.lower_hull import Hull, least_at, lower_hull
 from tnet.structure_search.structure import Structure
 
 __all__ = ["CutPrices", "Tree", "cheapest_tree", "tree_of"]
@@ -88,25 +87,36 @@ def cheapest_tree(
     without one mode, which leaves two bonds away from core 0 to most cores.
     With all cuts there are :math:`3^{N-1}/2` pairs of sets, and the hulls of each pair are multiplied.
     """
+    from tnet.structure_search.tree_topology_loops import fill
+
     sizes = tuple(int(n) for n in shape)
-    limit = 2 if max_degree is None else max_degree
-    tables = _Tables(sizes, cuts, limit, max_degree is not None, internal_price, at_most)
     everything = (1 << len(sizes)) - 2
-    for modes in _sets(everything, cuts):
-        tables.add(modes)
-    best = min(
-        (
-            (float(least_at(hull, np.array([float(sizes[0])]))[0][0]), count)
-            for count, hull in tables.parted.get(everything, {}).items()
+    sets = np.array(_sets(everything, cuts), dtype=np.int64)
+    none = CutPrices(np.zeros(0), np.zeros(0))
+    choices = [cuts.get(modes, none) for modes in sets.tolist()]
+    ends = np.cumsum([0, *(len(choice.ranks) for choice in choices)])
+    tables = _Tables(
+        sizes,
+        sets,
+        *fill(
+            sets,
+            ends[:-1],
+            ends[1:],
+            np.concatenate([choice.ranks for choice in choices]).astype(float),
+            np.concatenate([choice.prices for choice in choices]).astype(float),
+            np.array(sizes, dtype=float),
+            2 if max_degree is None else max_degree,
+            max_degree is not None,
+            float(internal_price),
+            float(at_most),
+            everything.bit_length() <= _ALL_SETS_UP_TO,
         ),
-        default=None,
     )
-    if best is None or best[0] > at_most:
+    value, count, point = tables.cheapest(everything)
+    if not value <= at_most or math.isinf(value):
         raise ValueError(
             f"no tree over {len(sizes)} modes consists of the {len(cuts)} cuts at a cost of <= {at_most}"
         )
-    value, count = best
-    point = int(least_at(tables.parted[everything][count], np.array([float(sizes[0])]))[1][0])
     return value, *tables.tree(everything, count, point)
 
 
@@ -144,101 +154,31 @@ def _sets(everything: int, cuts: Mapping[int, CutPrices]) -> list[int]:
     return sorted({*cuts, everything, *without_one} - {0})
 
 
-class _Tables:
-    """The tables of the dynamic programme: for each set of modes, what it costs behind one bond or several."""
+class _Tables(NamedTuple):
+    """What :func:`fill` found: for each set of modes, what it costs behind one bond or several."""
 
-    def __init__(
-        self,
-        sizes: tuple[int, ...],
-        cuts: Mapping[int, CutPrices],
-        limit: int,
-        is_strict: bool,
-        internal_price: float,
-        at_most: float,
-    ) -> None:
-        self.sizes, self.cuts, self.internal_price, self.at_most = sizes, cuts, internal_price, at_most
-        self.limit, self.is_strict = limit, is_strict
-        # By number of bonds, the last number standing for itself and more unless the degree is bounded. A pick of
-        # `parted` is (first set, its point in `parted[..][1]`, bonds of the rest, point); with one bond it is
-        # (rank, point of `ends`).
-        self.parted: dict[int, dict[int, Hull]] = {}
-        # The core at the end of a bond: picks are (mode or _INTERNAL, bonds, point).
-        self.ends: dict[int, Hull] = {}
+    sizes: tuple[int, ...]
+    sets: np.ndarray
+    values: np.ndarray
+    picks: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
 
-    def add(self, modes: int) -> None:
-        """Fill the tables of a set, those of its subsets being filled."""
-        found: dict[int, Hull] = {}
-        for count, parts in self._partings(modes).items():
-            joined = self._joined(parts)
-            if joined.weights.size:
-                found[count] = joined
-        self.parted[modes] = found
-        if modes in self.cuts:
-            end = self._end(modes)
-            if end is not None:
-                self.ends[modes] = end
-                ranks, prices = self.cuts[modes]
-                values, points = least_at(end, ranks.astype(float))
-                values = values + prices
-                values[values > self.at_most] = np.inf
-                kept = lower_hull(ranks.astype(float), values)
-                if kept.size:
-                    picks = np.stack([ranks[kept], points[kept]], axis=1)
-                    found[1] = Hull(ranks[kept].astype(float), values[kept], picks)
+    def cheapest(self, modes: int) -> tuple[float, int, int]:
+        """Return the least cost of core 0 with a set beyond its bonds, the number of bonds and the point."""
+        place = int(np.searchsorted(self.sets, modes))
+        best = (math.inf, 0, 0)
+        for count in range(1, self.starts.shape[1]):
+            values = self.values[self.starts[place, count] : self.stops[place, count]]
+            if len(values):
+                costs = self.sizes[0] * values[:, 0] + values[:, 1]
+                best = min(best, (float(costs.min()), count, int(costs.argmin())))
+        return best
 
-    def _partings(self, modes: int) -> dict[int, list[Hull]]:
-        """Return the products for all ways to part a set into a first bond and others, by the number of bonds."""
-        partings: dict[int, list[Hull]] = {}
-        for first in _subsets_with_lowest(modes, self.cuts):
-            head = self.parted.get(first, {}).get(1)
-            if head is None:
-                continue
-            for count, rest in self.parted.get(modes ^ first, {}).items():
-                total = count + 1 if self.is_strict else 2
-                if total <= self.limit:
-                    weights = np.multiply.outer(head.weights, rest.weights).ravel()
-                    costs = np.add.outer(head.costs, rest.costs).ravel()
-                    place = np.array([first, count, len(rest.weights)])
-                    partings.setdefault(total, []).append(Hull(weights, costs, place))
-        return partings
-
-    def _joined(self, parts: Sequence[Hull]) -> Hull:
-        """Return the hull of all points; ``picks`` of a part are (first set, count of the rest, its points)."""
-        weights = np.concatenate([part.weights for part in parts])
-        costs = np.concatenate([part.costs for part in parts])
-        affordable = np.flatnonzero(weights + costs <= self.at_most)
-        kept = affordable[lower_hull(weights[affordable], costs[affordable])]
-        starts = np.cumsum([0, *(len(part.weights) for part in parts)])
-        which = np.searchsorted(starts, kept, side="right") - 1
-        place = kept - starts[which]
-        heads = np.array([part.picks for part in parts], dtype=np.int64)[which]
-        here, rest = np.divmod(place, heads[:, 2])
-        return Hull(weights[kept], costs[kept], np.stack([heads[:, 0], here, heads[:, 1], rest], axis=1))
-
-    def _end(self, modes: int) -> Hull | None:
-        """Return the hull of all cores that may stand at the end of a bond around a set."""
-        most = self.limit - 1 if self.is_strict else self.limit
-        pools: list[tuple[np.ndarray, np.ndarray, int, int]] = []
-        for mode in _members(modes):
-            rest = modes ^ (1 << mode)
-            if rest == 0:
-                pools.append((np.array([float(self.sizes[mode])]), np.zeros(1), mode, 0))
-            for count, hull in self.parted.get(rest, {}).items():
-                if count <= most:
-                    pools.append((self.sizes[mode] * hull.weights, hull.costs, mode, count))
-        if np.isfinite(self.internal_price):
-            for count, hull in self.parted[modes].items():
-                if 2 <= count <= most:
-                    pools.append((hull.weights, hull.costs + self.internal_price, _INTERNAL, count))
-        if not pools:
-            return None
-        weights = np.concatenate([pool[0] for pool in pools])
-        costs = np.concatenate([pool[1] for pool in pools])
-        kept = lower_hull(weights, costs)
-        starts = np.cumsum([0, *(len(pool[0]) for pool in pools)])
-        which = np.searchsorted(starts, kept, side="right") - 1
-        picks = [(pools[w][2], pools[w][3], k - starts[w]) for w, k in zip(which, kept, strict=True)]
-        return Hull(weights[kept], costs[kept], np.array(picks, dtype=np.int64).reshape(-1, 3))
+    def pick(self, modes: int, count: int, point: int) -> list[int]:
+        """Return where a point of a table came from."""
+        place = int(np.searchsorted(self.sets, modes))
+        return self.picks[self.starts[place, count] + point].tolist()
 
     def tree(self, modes: int, count: int, point: int) -> tuple[Tree, tuple[int, ...]]:
         """Follow the picks back from core 0."""
@@ -250,10 +190,10 @@ class _Tables:
         while ahead:
             core, modes, count, point = ahead.pop()
             while True:
-                pick = self.parted[modes][count].picks[point]
-                first, place = (modes, point) if count == 1 else (int(pick[0]), int(pick[1]))
-                rank, end = (int(value) for value in self.parted[first][1].picks[place])
-                mode, below, below_point = (int(value) for value in self.ends[first].picks[end])
+                pick = self.pick(modes, count, point)
+                first, place = (modes, point) if count == 1 else (int(self.sets[pick[0]]), pick[1])
+                rank, end, *_ = self.pick(first, 1, place)
+                mode, below, below_point, _ = self.pick(first, 0, end)
                 child = n_cores if mode == _INTERNAL else mode
                 n_cores += mode == _INTERNAL
                 bonds.append((core, child))
@@ -263,7 +203,7 @@ class _Tables:
                     ahead.append((child, first if mode == _INTERNAL else first ^ (1 << mode), below, below_point))
                 if count == 1:
                     break
-                modes, count, point = modes ^ first, int(pick[2]), int(pick[3])
+                modes, count, point = modes ^ first, pick[2], pick[3]
         return Tree(self.sizes, n_cores - len(self.sizes), tuple(bonds), tuple(cuts)), tuple(ranks)
 
 
@@ -272,16 +212,3 @@ def _members(modes: int) -> Iterator[int]:
         lowest = modes & -modes
         yield lowest.bit_length() - 1
         modes ^= lowest
-
-
-def _subsets_with_lowest(modes: int, cuts: Mapping[int, CutPrices]) -> Iterator[int]:
-    """Yield the proper subsets that hold the lowest mode, of the cuts alone where these are fewer."""
-    lowest = modes & -modes
-    others = modes ^ lowest
-    if 1 << others.bit_count() > len(cuts):
-        yield from (cut for cut in cuts if cut & lowest and cut & ~modes == 0 and cut != modes)
-        return
-    subset = others
-    while subset:
-        subset = (subset - 1) & others
-        yield subset | lowest
