@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.structure_search.evaluate.cases import (
+    ALL,
     COMPLETE,
     GRID,
     INTERNAL,
@@ -128,8 +129,19 @@ def test_small_tiles_change_nothing(monkeypatch) -> None:
     whole = ALS(max_sweeps=20).solve(x, SQUARED, starts)
     monkeypatch.setattr(als, "_MOST_ITEMS", {"cpu": 5, "cuda": 5})
     monkeypatch.setattr(als, "_DENSE", {"cpu": 1000, "cuda": 1000})
-    tiled = ALS(max_sweeps=20).solve(x, SQUARED, starts)
+    tiled = ALS(max_sweeps=20, compiled=False).solve(x, SQUARED, starts)
     assert [e.rse for e in tiled] == pytest.approx([e.rse for e in whole], rel=1e-8)
+
+
+def test_compiled_loops_and_arrays_agree() -> None:
+    solver = ALS(n_starts=3, race_sweeps=4, n_kept=2, max_sweeps=8)
+    arrays = dataclasses.replace(solver, compiled=False)
+    for structure in [*ALL.values(), Structure((3,) * 5, tuple((0, k, 2) for k in range(1, 5)))]:
+        x = planted(structure, 0, noise=0.5)
+        (found,) = solver.solve(x, SQUARED, [Start(structure, 0)])
+        (expected,) = arrays.solve(x, SQUARED, [Start(structure, 0)])
+        assert found.start_errors == pytest.approx(expected.start_errors, rel=1e-6)
+        assert found.rse == pytest.approx(rse(structure, found.cores, x), rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["squared", "masked", "weighted"])

@@ -132,7 +132,7 @@ def test_trees_hold_every_core_once_and_the_chosen_one_is_the_cheaper_way(struct
     graph = graph_form(structure).graph
     tree, gram = best_tree(graph)
     assert sorted(cores_of(tree)) == list(range(structure.n_cores))
-    nominal = [3] * len(graph[1])
+    nominal = (3,) * len(graph[1])
     least = min(sweep_cost(graph, nominal, best_tree(graph, way)[0], way) for way in ("layers", "environment"))
     assert sweep_cost(graph, nominal, tree, gram) == least
 
@@ -143,7 +143,7 @@ def test_the_tree_of_a_ring_costs_less_than_visiting_its_cores_one_by_one() -> N
     for k in range(1, 8):
         caterpillar = (caterpillar, k)
     tree, gram = best_tree(ring)
-    assert sweep_cost(ring, [3] * 8, tree, gram) < 0.5 * sweep_cost(ring, [3] * 8, caterpillar, gram)
+    assert sweep_cost(ring, (3,) * 8, tree, gram) < 0.5 * sweep_cost(ring, (3,) * 8, caterpillar, gram)
 
 
 def test_many_cores_get_a_tree_without_enumeration() -> None:

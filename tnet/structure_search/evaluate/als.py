@@ -33,6 +33,8 @@ _CACHE = {"cpu": 1 << 23, "cuda": 1 << 31}
 _MOST_ITEMS = {"cpu": 256, "cuda": 1 << 14}
 _DENSE = {"cpu": 1 << 22, "cuda": 1 << 30}
 """Bytes of whole approximations at a time."""
+_MOST_COMPILED_MACS = 300_000
+"""Multiply-adds of a sweep from which on BLAS makes up for the cost of its calls."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class ALS:
         Squared relative errors below it end a structure, as its target does; in single precision those below 1e-11.
     max_bytes : int
         A structure whose sweep needs more memory fails.
+    compiled : bool
+        Sweep over small networks in loops that Numba compiles at their first use (10 seconds, once: they are kept on
+        disk), if x is a NumPy array of float64 and all its entries count.
 
     Notes
     -----
@@ -76,12 +81,15 @@ class ALS:
     change: float = 1e-3
     exact: float = 1e-14
     max_bytes: int = 1 << 32
+    compiled: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_starts", "max_starts", "race_sweeps", "n_kept", "max_sweeps", "max_bytes"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: give a positive integer.")
+        if not isinstance(self.compiled, bool):
+            raise InputError(f"compiled={self.compiled!r}: give True or False.")
         for name in ("change", "exact"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and 0 <= value < 1):
@@ -137,7 +145,8 @@ class ALS:
             message = f"a sweep needs {size / 2**30:.3g} GiB for each network, more than max_bytes = {self.max_bytes}"
             return failed(stack, message)
         tile = max(1, min(_MOST_ITEMS[kind], _CACHE[kind] // size))
-        pool = Pool(data, stack, tile, max(1, _DENSE[kind] // (math.prod(data.x.shape) * itemsize(data.x))))
+        n_dense = max(1, _DENSE[kind] // (math.prod(data.x.shape) * itemsize(data.x)))
+        pool = Pool(data, stack, tile, n_dense, compiled=self.compiled and _is_for_loops(data, stack))
         eps = float(pool.xp.finfo(data.x.dtype).eps)
         exact = max(self.exact, (32 * eps) ** 2)
         race = Race(
@@ -163,3 +172,11 @@ class ALS:
             (member.number, race.evaluation(k, member, pool.best_cores(k), seconds))
             for k, member in enumerate(stack.members)
         ]
+
+
+def _is_for_loops(data: Data, stack: Stack) -> bool:
+    """Return whether the compiled loops serve a stack, and its networks are small enough for them."""
+    plain = (
+        isinstance(data.x, np.ndarray) and data.x.dtype == np.float64 and data.mask is None and data.factor is None
+    )
+    return plain and stack.program.gram == "layers" and stack.program.macs <= _MOST_COMPILED_MACS

@@ -8,7 +8,8 @@ import numpy as np
 
 from tnet.arrays import Array, array_namespace, from_numpy_like, to_numpy
 from tnet.structure_search.evaluate.stacks import Stack, from_stack, to_stack
-from tnet.structure_search.evaluate.sweeps import dense, swept
+from tnet.structure_search.evaluate.sweep_tables import SweepTables, sweep_tables
+from tnet.structure_search.evaluate.sweeps import SHIFT, dense, swept
 from tnet.structure_search.evaluate.targets import Data, Target, target_of
 
 __all__ = ["Pool"]
@@ -25,14 +26,18 @@ class Pool:
         Networks that are swept together.
     n_dense : int
         Whole approximations made at a time.
+    compiled : bool
+        Sweep by compiled loops, one network after the other; x is then a NumPy array of float64.
     """
 
-    def __init__(self, data: Data, stack: Stack, tile: int, n_dense: int) -> None:
+    def __init__(self, data: Data, stack: Stack, tile: int, n_dense: int, *, compiled: bool) -> None:
         self.xp = array_namespace(data.x)
         self._data = data
         self._stack = stack
         self._tile = tile
         self._n_dense = n_dense
+        self._compiled = compiled
+        self._tables: SweepTables | None = None
         self._owners: list[int] = []
         self._cores: list[Array] | None = None
         self._waiting: list[list[np.ndarray]] = []
@@ -52,6 +57,8 @@ class Pool:
         xp, program = self.xp, self._stack.program
         self._take_in()
         assert self._cores is not None
+        if self._compiled:
+            return self._advance_compiled(self._cores, n_sweeps)
         n, parts, errors = len(self._owners), [], []
         for start in range(0, n, self._tile):
             items = slice(start, min(start + self._tile, n))
@@ -64,6 +71,30 @@ class Pool:
                 errors.append(target.errors(xp.reshape(y, (few.stop - first, -1)), few))
         self._cores = [_joined(xp, [part[k] for part in parts]) for k in range(len(program.core_labels))]
         return to_numpy(_joined(xp, errors)).astype(np.float64)  # here the host waits for the device
+
+    def _advance_compiled(self, cores: list[Array], n_sweeps: int) -> np.ndarray:
+        from tnet.structure_search.evaluate.compiled_sweeps import sweep_each
+
+        if self._tables is None:
+            self._tables = sweep_tables(self._stack.program, is_complex=False)
+        n, tables = len(self._owners), self._tables
+        stacks, places = self._target(slice(0, n)).different_stacks()
+        packed = np.concatenate([core.reshape(n, -1) for core in cores], axis=1)
+        errors = np.empty(n)
+        sweep_each(
+            *(tables.up, tables.down, tables.join, tables.orders, tables.n_work, tables.n_scratch),
+            np.require(stacks, requirements=["C", "W"]),
+            np.broadcast_to(places, (n,)).copy(),
+            packed,
+            errors,
+            n_sweeps,
+            SHIFT * float(np.finfo(np.float64).eps),
+            float(np.finfo(np.float64).smallest_normal),
+        )
+        ends = np.cumsum([core.shape[1] * core.shape[2] for core in cores])[:-1]
+        parts = np.split(packed, ends, axis=1)
+        self._cores = [part.reshape(core.shape) for part, core in zip(parts, cores, strict=True)]
+        return errors / self._data.squared_norm
 
     def remember(self, bests: np.ndarray) -> None:
         """Keep the cores at the place named for each structure as its best; -1 keeps those from before."""

@@ -63,7 +63,7 @@ def _split_by_ranks(members: Sequence[Member], n_starts: int, gram: Gram | None)
     graph = members[0].form.graph
     tree, way = best_tree(graph, gram)
 
-    def cost(ranks: Sequence[int], count: int) -> float:
+    def cost(ranks: tuple[int, ...], count: int) -> float:
         products = 7.0 * len(graph[0])
         per_item = sweep_cost(graph, ranks, tree, way) + products * _ITEM_MACS
         return products * _CALL_MACS + count * n_starts * per_item

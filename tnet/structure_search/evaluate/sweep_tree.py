@@ -55,7 +55,8 @@ def cores_of(tree: Tree) -> tuple[int, ...]:
     return (tree,) if isinstance(tree, int) else (*cores_of(tree[0]), *cores_of(tree[1]))
 
 
-def sweep_cost(graph: Graph, ranks: Sequence[int], tree: Tree, gram: Gram) -> float:
+@functools.lru_cache(maxsize=1 << 14)
+def sweep_cost(graph: Graph, ranks: tuple[int, ...], tree: Tree, gram: Gram) -> float:
     """Return the multiply-adds of a sweep over one network with these ranks."""
     return _Costs(graph, ranks, gram).of_tree(tree)[1]
 

@@ -8,9 +8,9 @@ from typing import Protocol
 from tnet.arrays import Array, Namespace, astype, conj, is_torch, real_part
 from tnet.structure_search.evaluate.sweep_program import Contraction, Key, SweepProgram
 
-__all__ = ["FitTarget", "contract", "dense", "regularised_solve", "swept"]
+__all__ = ["SHIFT", "FitTarget", "contract", "dense", "regularised_solve", "swept"]
 
-_SHIFT = 4.0
+SHIFT = 4.0
 """Times eps times the trace is added to the diagonal of normal matrices: just above their roundoff."""
 
 
@@ -99,7 +99,7 @@ def regularised_solve(xp: Namespace, normal: Array, right: Array) -> Array:
     n = int(normal.shape[-1])
     info = xp.finfo(normal.dtype)
     diagonal = xp.reshape(normal, (*normal.shape[:-2], n * n))[..., :: n + 1]
-    shift = xp.sum(real_part(diagonal), axis=-1) * (_SHIFT * float(info.eps)) + float(info.smallest_normal)
+    shift = xp.sum(real_part(diagonal), axis=-1) * (SHIFT * float(info.eps)) + float(info.smallest_normal)
     eye = xp.eye(n, dtype=normal.dtype, device=normal.device)
     shifted = normal + astype(shift, normal.dtype)[..., None, None] * eye
     if is_torch(normal):

@@ -165,15 +165,25 @@ class Target:
     def _laid_out(self, a: Array, cores: Sequence[int]) -> Array:
         """Return a tensor like x, (B or 1, entries), with its modes in the order of these cores of the graph."""
         xp = self.xp
-        copies = []
-        for order in self._orders:
-            axes = [order[core] for core in cores if order[core] < a.ndim]
-            copies.append(xp.reshape(xp.permute_dims(a, tuple(axes)), (1, -1)))
-        if len(copies) == 1:
-            return copies[0]
+        copies = self._copies(a, cores)
+        if len(self._orders) == 1:
+            return copies
         if self._index is None:
             self._index = from_numpy_like(np.asarray(self._places), a, xp.int64)
-        return xp.take(xp.concat(copies, axis=0), self._index, axis=0)
+        return xp.take(copies, self._index, axis=0)
+
+    def _copies(self, a: Array, cores: Sequence[int]) -> Array:
+        """Return a tensor like x in each of the different orders, (orders, entries)."""
+        xp = self.xp
+        copies = []
+        for order in self._orders:
+            axes = tuple(order[core] for core in cores if order[core] < a.ndim)
+            copies.append(xp.reshape(xp.permute_dims(a, axes), (1, -1)))
+        return copies[0] if len(copies) == 1 else xp.concat(copies, axis=0)
+
+    def different_stacks(self) -> tuple[Array, np.ndarray]:
+        """Return x in each of the different orders (orders, entries), and which of them each network has."""
+        return self._copies(self.data.x, self.program.modes), np.asarray(self._places)
 
     def _matrix(self, name: str, a: Array, core: int) -> Array:
         """Return a tensor like x as matrices (B or 1, other modes ascending, mode of the core); made once."""
