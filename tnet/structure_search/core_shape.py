@@ -13,13 +13,14 @@ from tnet.arrays import Array, array_namespace, as_array, gram, to_numpy
 from tnet.decompositions.preparation import prepare
 from tnet.decompositions.sthosvd import mode_gram
 from tnet.errors import InputError, ShapeError
+from tnet.structure_search.truncation_energy import packed_by_truncation
 from tnet.structure_search.tucker_packing import TuckerPacking, packed_exactly, packed_greedily
 from tnet.structure_search.tucker_packing_programs import packed_by_cuts, packed_by_scheme
 
 __all__ = ["CoreShape", "checked_spectra", "core_shape", "error_bounds", "spectra_of_sides"]
 
-Method: TypeAlias = Literal["exact", "milp", "greedy", "bang-for-buck", "ptas"]
-_METHODS = ("exact", "milp", "greedy", "bang-for-buck", "ptas")
+Method: TypeAlias = Literal["exact", "milp", "greedy", "bang-for-buck", "ptas", "hosvd"]
+_METHODS = ("exact", "milp", "greedy", "bang-for-buck", "ptas", "hosvd")
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,15 @@ class CoreShape:
     ranks : tuple of int
         Shape of the core.
     value : float
-        :math:`\sum_n \sum_{i \le r_n} \sigma_{n,i}^2`, what was maximised.
+        What was maximised: :math:`\sum_n \sum_{i \le r_n} \sigma_{n,i}^2`; for "hosvd" the squared norm that the
+        truncated HOSVD keeps.
     n_params : int
         Of the core and the factors.
     max_params : int
     rse_bounds : tuple of float
         The squared relative error of the best Tucker model of these ranks lies between the two: the largest tail of
-        a mode, and the sum of the tails of all modes.
-    method : {"exact", "milp", "greedy", "bang-for-buck", "ptas"}
+        a mode, and the sum of the tails of all modes; for "hosvd" the error of the truncated HOSVD.
+    method : {"exact", "milp", "greedy", "bang-for-buck", "ptas", "hosvd"}
     is_proven : bool
         Whether no other ranks within ``max_params`` have a greater value.
     """
@@ -57,6 +59,7 @@ class CoreShape:
     def __repr__(self) -> str:
         low, high = (math.sqrt(bound) for bound in self.rse_bounds)
         smaller = math.prod(self.shape) / self.n_params
+        what = "squared norm kept" if self.method == "hosvd" else "squared singular values kept over all modes"
         proven = ", the best" if self.is_proven else ""
         return "\n".join(
             [
@@ -64,7 +67,7 @@ class CoreShape:
                 f"({self.method}{proven})",
                 f"  parameters  {self.n_params} of at most {self.max_params} ({smaller:.3g}x smaller)",
                 f"  error       {low:.3e} to {high:.3e} relative Frobenius, of the best model of these ranks",
-                f"  value       {self.value:.6g} squared singular values kept over all modes",
+                f"  value       {self.value:.6g} {what}",
             ]
         )
 
@@ -91,13 +94,14 @@ def core_shape(
         included.
     max_params : int
         c, at least :math:`1 + \sum_n I_n`: a core and factors of rank 1.
-    method : {"exact", "milp", "greedy", "bang-for-buck", "ptas"}
+    method : {"exact", "milp", "greedy", "bang-for-buck", "ptas", "hosvd"}
         - "exact": Lagrangian bounds and enumeration of what they leave; milliseconds as a rule.
         - "milp": integer programs with tangents of the product (HiGHS), also exact, slower.
         - "greedy": the rank whose next singular value is largest is raised, while it fits [1]_.
         - "bang-for-buck": the same per added parameter [1]_.
         - "ptas": at least :math:`1 - 2 \epsilon` of the greatest value, by integer programs over guesses of the
           product [1]_.
+        - "hosvd": another goal, which needs ``x``: the least error of the truncated HOSVD itself, exact as well.
     eps : float
         :math:`\epsilon` of "ptas", in (0, 1/2).
 
@@ -124,6 +128,11 @@ def core_shape(
     The squared singular values are eigenvalues of Gram matrices, :math:`\sum_n I_n \prod_m I_m / 2` multiply-adds.
     Those below about :math:`10^{-15}` of :math:`\|x\|^2` are roundoff and count as 0.
 
+    The sum of tails counts twice what several modes discard. "hosvd" counts it once: as the bases of a HOSVD are
+    nested, the core S in all of them shows the error of every choice of ranks,
+    :math:`1 - \sum_{i \le r} |S_i|^2 / \|x\|^2`, and cumulative sums of :math:`|S|^2` compare them all. It takes a
+    second pass of Gram matrices, the projection of ``x``, and memory for a core of the largest ranks that fit.
+
     A model whose rank :math:`r_n` exceeds the product of the others is no better than one where it does not; where
     singular values fall slowly the packing may have such ranks all the same.
 
@@ -145,13 +154,19 @@ def core_shape(
         raise InputError(f"eps={eps!r}: give a number in (0, 1/2).")
     if (x is None) == (spectra is None):
         raise InputError(f"x= and spectra=: {'neither' if x is None else 'both'} given; give exactly one of them.")
+    if method == "hosvd" and x is None:
+        raise InputError("method='hosvd' needs x=: singular values alone do not tell the error of a truncation.")
     squared, exponent = _spectra_of_modes(x) if x is not None else (checked_spectra(spectra), 0)
     shape = tuple(len(s) for s in squared)
     if len(shape) < 2:
         raise ShapeError(f"shape {shape}: a Tucker model needs at least two modes.")
     packing = TuckerPacking(shape, tuple(kept_sums(s) for s in squared), checked_budget(max_params, 1 + sum(shape)))
-    is_proven = method in ("exact", "milp")
-    if method == "exact":
+    is_proven = method in ("exact", "milp", "hosvd")
+    kept = None
+    if method == "hosvd":
+        scaled = prepare(x)
+        ranks, kept = packed_by_truncation(scaled.array, packing.largest, packing.max_params, scaled.squared_norm)
+    elif method == "exact":
         ranks, is_proven = packed_exactly(packing)
     elif method == "milp":
         ranks = packed_by_cuts(packing)
@@ -159,9 +174,13 @@ def core_shape(
         ranks = packed_by_scheme(packing, float(eps))
     else:
         ranks = packed_greedily(packing, by_size=method == "bang-for-buck")
-    bounds = error_bounds(squared, ranks)
-    value = unscaled(packing.value(ranks), exponent)
-    return CoreShape(shape, ranks, value, packing.size(ranks), packing.max_params, bounds, method, is_proven)
+    low, high = error_bounds(squared, ranks)
+    if kept is not None:
+        # Roundoff of the difference is added, so that it stays a bound.
+        total = math.fsum(squared[0].tolist())
+        high = min(high, max(low, 1 - kept / total + 1e-14) if total > 0 else 0.0)
+    value = unscaled(packing.value(ranks) if kept is None else kept, exponent)
+    return CoreShape(shape, ranks, value, packing.size(ranks), packing.max_params, (low, high), method, is_proven)
 
 
 def _spectra_of_modes(x: Array) -> tuple[list[np.ndarray], int]:

@@ -25,7 +25,8 @@ class _RankChoice:
         self.logs = np.log(self.ranks)
         self.sizes = self.ranks * np.repeat(packing.shape, self.limits)
         kept = np.concatenate([f[:limit] for f, limit in zip(packing.kept, self.limits, strict=True)])
-        self.gains = kept * (_SCALE / max(math.fsum(float(f[-1]) for f in packing.kept), np.finfo(float).tiny))
+        total = math.fsum(float(f[-1]) for f in packing.kept)
+        self.gains = kept / total * _SCALE if total > 0 else kept
         owner = np.repeat(np.arange(len(self.limits)), self.limits)
         self.one_each = (owner == np.arange(len(self.limits))[:, None]).astype(float)
 
