@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tnet.arrays import Array
-from tnet.structure_search.evaluate.adam import Adam
 from tnet.structure_search.evaluate.als import ALS
+from tnet.structure_search.evaluate.lbfgs import LBFGS
 from tnet.structure_search.evaluate.tree_svd import TreeSVD
 from tnet.structure_search.losses import DifferentiableLoss, Loss, SquaredError
 from tnet.structure_search.proposals import Start
@@ -23,7 +23,7 @@ class BySituation:
     Parameters
     ----------
     als : ALS
-    gradient : Adam
+    gradient : LBFGS
         For losses that are no sum of squares.
 
     Notes
@@ -33,7 +33,7 @@ class BySituation:
     """
 
     als: ALS = field(default_factory=ALS)
-    gradient: Adam = field(default_factory=Adam)
+    gradient: LBFGS = field(default_factory=LBFGS)
 
     def solve(self, x: Array, loss: Loss, starts: Sequence[Start]) -> list[Evaluation]:
         """Return one evaluation for each start, in their order."""
