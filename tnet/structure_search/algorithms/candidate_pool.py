@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tnet.structure_search.algorithms.error_model import ErrorModel
+from tnet.structure_search.algorithms.error_model import ErrorModel, described
 from tnet.structure_search.algorithms.landscape import Landscape, Points
 
 __all__ = ["CandidatePool"]
@@ -64,7 +64,7 @@ class CandidatePool:
         """Take in the error that was found for a point: structures within it are believed to have no smaller one."""
         point = self.points.part(slice(place, place + 1))
         ranks = self.landscape.pair_ranks(point)
-        self.model.learn(self.landscape.tails(point)[0], ranks[0], rse)
+        self.model.learn(self._described(point)[0], rse)
         if np.isfinite(rse):
             self._evaluated.append((ranks[0], rse))
             inside = (self.landscape.pair_ranks(self.points) <= ranks).all(axis=1)
@@ -89,4 +89,8 @@ class CandidatePool:
 
     def expected_rse(self, points: Points) -> np.ndarray:
         """Return the squared relative errors that the model expects."""
-        return self.model.predict(self.landscape.tails(points), self.landscape.pair_ranks(points))
+        return self.model.predict(self._described(points))
+
+    def _described(self, points: Points) -> np.ndarray:
+        ranks = self.landscape.pair_ranks(points)
+        return described(self.landscape.n_params(points), self.landscape.tails(points), ranks)

@@ -25,6 +25,7 @@ __all__ = ["CutBound"]
 
 _NEIGHBOURS_KEPT = 200  # of a structure that was evaluated
 _TREES_KEPT = 8
+_BOUND_TRUSTED = 8  # evaluations in vain in the order of the bound, before the model gets most of each batch
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class _Entry(NamedTuple):
     pool: CandidatePool
     place: int
     structure: Structure
+    by_bound: bool
 
 
 class _Search:
@@ -99,7 +101,7 @@ class _Search:
         self.best = math.inf
         self.best_place: tuple[CandidatePool, int] | None = None
         self.asked: set[Structure] = set()
-        self.in_vain = 0
+        self.in_vain = self.bound_in_vain = 0
         self.listed_below: float | None = None
         self.failed_below = math.inf
         self.first: list[tuple[CandidatePool, int]] = []
@@ -124,7 +126,7 @@ class _Search:
         """Return what to evaluate next; nothing at the end."""
         if self.first:
             trees, self.first = self.first, []
-            return self._chosen([trees], len(trees))
+            return self._chosen([trees], size=len(trees))
         self._list_all()
         waiting = [(pool, pool.waiting(self.best)) for pool in self.pools]
         left = sum(len(places) for _, places in waiting)
@@ -140,12 +142,21 @@ class _Search:
             return self._chosen([by_bound])
         by_model = _ranked([(pool, places, pool.expected_score(places)) for pool, places in waiting])
         has_bounds = all(pool.landscape.bounds is not None for pool in self.pools)
-        return self._chosen([by_model, by_bound] if has_bounds else [by_model])
+        if not has_bounds:
+            return self._chosen([by_model])
+        return self._chosen([by_model, by_bound], shares=(1 if self.bound_in_vain < _BOUND_TRUSTED else 7, 1))
 
-    def _chosen(self, queues: list[list[tuple[CandidatePool, int]]], size: int | None = None) -> list[_Entry]:
-        """Return a batch, taken from the queues in turn, of structures that were not asked for."""
+    def _chosen(
+        self,
+        queues: list[list[tuple[CandidatePool, int]]],
+        *,
+        size: int | None = None,
+        shares: Sequence[int] = (1,),
+    ) -> list[_Entry]:
+        """Return structures that were not asked for, so many from each queue in turn; the last is that of bounds."""
         batch: list[_Entry] = []
-        turns = [iter(queue) for queue in queues]
+        turns = [turn for queue, share in zip(queues, shares, strict=True) for turn in [iter(queue)] * share]
+        last = turns[-1]
         if size is None:
             size = min(self.settings.batch, 1 + len(self.asked))  # the first answers rule out most others
         while turns and len(batch) < size:
@@ -158,7 +169,7 @@ class _Search:
                     continue
                 pool, place = pair
                 pool.tried[place] = True
-                batch.append(_Entry(pool, place, pool.landscape.structure(pool.points, place)))
+                batch.append(_Entry(pool, place, pool.landscape.structure(pool.points, place), turn is last))
         return batch
 
     def _is_new(self, pool: CandidatePool, place: int) -> bool:
@@ -180,8 +191,10 @@ class _Search:
             entry.pool.learn(entry.place, trial.rse)
             if trial.score < self.best:
                 self.best, self.best_place, self.in_vain = trial.score, (entry.pool, entry.place), 0
+                self.bound_in_vain *= not entry.by_bound
             else:
                 self.in_vain += 1
+                self.bound_in_vain += entry.by_bound
             if self.listed_below is None:
                 near = entry.pool.landscape.neighbours(entry.pool.points, entry.place)
                 entry.pool.add(near, self.best, _NEIGHBOURS_KEPT)
