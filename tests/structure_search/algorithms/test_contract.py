@@ -139,6 +139,18 @@ def error_only(trial) -> float:
 
 
 @EACH
+def test_every_shape_is_searched(name: str) -> None:
+    """Tensors of other shapes, of as many entries, are searched beside the one given."""
+    space = SearchSpace(max_rank=2, reshapes=((4, 9), (2, 2, 9)))
+    if isinstance(ALGORITHMS[name], TNGA):
+        space = dataclasses.replace(space, max_rank=3)
+    setting = problem(space, (4, 3, 3))
+    told, _ = talk(ALGORITHMS[name], setting, lambda structure: 1 / structure.n_params, batches=20)
+    assert {trial.structure.shape for batch in told for trial in batch} == {(4, 3, 3), (4, 9), (2, 2, 9)}
+    assert all(space.allows(trial.structure) for batch in told for trial in batch)
+
+
+@EACH
 def test_settings_are_frozen(name: str) -> None:
     algorithm = ALGORITHMS[name]
     setting = dataclasses.fields(algorithm)[0].name  # pyright: ignore[reportArgumentType]

@@ -12,6 +12,7 @@ import numpy as np
 
 from tnet.arrays import Array, array_namespace
 from tnet.errors import InputError
+from tnet.structure_search.algorithms.shapes import in_every_shape
 from tnet.structure_search.proposals import Candidate, Problem, Proposals
 from tnet.structure_search.structure import Structure
 from tnet.structure_search.trials import Trial
@@ -74,6 +75,9 @@ class GreedyTN:
 
     def propose(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         """Return the dialogue; nothing in it is random."""
+        return in_every_shape(self._dialogue, problem, rng)
+
+    def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         fixed = tuple(bond for bond in sorted(problem.space.fixed) if bond[2] > 1)
         (present,) = yield [Structure(problem.shape, fixed)]
         best = present.score

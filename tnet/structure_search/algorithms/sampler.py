@@ -10,6 +10,7 @@ import numpy as np
 
 from tnet.errors import InputError
 from tnet.structure_search.algorithms.coordinates import Coordinates, Point
+from tnet.structure_search.algorithms.shapes import in_every_shape
 from tnet.structure_search.proposals import Problem, Proposals
 
 __all__ = ["GenerateSample", "Sampler"]
@@ -86,6 +87,9 @@ class Sampler:
 
     def propose(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         """Return the dialogue."""
+        return in_every_shape(self._dialogue, problem, rng)
+
+    def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         if problem.space.kind == "permutations":
             raise InputError("a sampler gives ranks, no orders of modes: use kind 'ranks', 'free' or 'trees'.")
         coordinates = Coordinates(problem.space, problem.shape)

@@ -26,6 +26,7 @@ from tnet.arrays import (
 )
 from tnet.contraction import contract
 from tnet.errors import InputError
+from tnet.structure_search.algorithms.shapes import in_every_shape
 from tnet.structure_search.losses import MaskedError
 from tnet.structure_search.proposals import Candidate, Problem, Proposals
 from tnet.structure_search.structure import Structure, structure_of_ranks
@@ -111,6 +112,9 @@ class SVDinsTN:
         InputError
             More than 8 modes, or a tensor that was observed in part.
         """
+        return in_every_shape(self._dialogue, problem, rng)
+
+    def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         if len(problem.shape) > _MOST_MODES:
             raise InputError(
                 f"x has {len(problem.shape)} modes: SVDinsTN holds the complete graph and takes at most "

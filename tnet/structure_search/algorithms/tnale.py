@@ -11,6 +11,7 @@ import numpy as np
 
 from tnet.errors import InputError
 from tnet.structure_search.algorithms.coordinates import Coordinates, Point
+from tnet.structure_search.algorithms.shapes import in_every_shape
 from tnet.structure_search.proposals import Problem, Proposals
 from tnet.structure_search.structure import Structure
 from tnet.structure_search.trials import Trial
@@ -86,6 +87,9 @@ class TnALE:
 
     def propose(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         """Return the dialogue."""
+        return in_every_shape(self._dialogue, problem, rng)
+
+    def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         coordinates = Coordinates(problem.space, problem.shape)
         kind = problem.space.kind
         absent = self.absent if self.absent is not None else 0.6 * (kind in ("free", "trees"))

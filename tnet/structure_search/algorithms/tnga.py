@@ -10,6 +10,7 @@ import numpy as np
 
 from tnet.errors import InputError
 from tnet.structure_search.algorithms.coordinates import Coordinates, Point
+from tnet.structure_search.algorithms.shapes import in_every_shape
 from tnet.structure_search.proposals import Problem, Proposals
 
 __all__ = ["TNGA"]
@@ -80,6 +81,9 @@ class TNGA:
 
     def propose(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         """Return the dialogue."""
+        return in_every_shape(self._dialogue, problem, rng)
+
+    def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         if self.rank is not None and self.rank > problem.space.max_rank:
             raise InputError(f"rank={self.rank} is above max_rank={problem.space.max_rank} of the space.")
         coordinates = Coordinates(problem.space, problem.shape)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tnet.errors import InputError
 from tnet.structure_search.algorithms.coordinates import Coordinates, Point
+from tnet.structure_search.algorithms.shapes import in_every_shape
 from tnet.structure_search.proposals import Problem, Proposals
 
 __all__ = ["TNLS"]
@@ -67,6 +68,9 @@ class TNLS:
 
     def propose(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         """Return the dialogue."""
+        return in_every_shape(self._dialogue, problem, rng)
+
+    def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         coordinates = Coordinates(problem.space, problem.shape)
         absent = self.absent if self.absent is not None else 0.6 * (problem.space.kind in ("free", "trees"))
         best = coordinates.random(rng, absent=absent)
