@@ -87,6 +87,7 @@ def test_places_and_constraints_by_hand():
         (lambda: SearchSpace(fixed=((0, 9, 2),)).check(SHAPE), InputError),
         (lambda: SearchSpace("ranks", template=((0, 1),), fixed=((1, 2, 2),)).check(SHAPE), InputError),
         (lambda: SearchSpace(reshapes=((7, 7),)).check(SHAPE), InputError),
+        (lambda: SearchSpace("ranks", template=((0, 1),), reshapes=((12, 15),)).check(SHAPE), InputError),
         (lambda: SearchSpace(fixed=((0, 1, 2), (0, 2, 2)), max_degree=1).check(SHAPE), InputError),
         (lambda: SearchSpace("trees", fixed=((0, 1, 2), (0, 2, 2), (1, 2, 2))).check(SHAPE), InputError),
         (lambda: SearchSpace(fixed=((0, 1, 8),), max_width=2.0).check(SHAPE), InputError),

@@ -107,6 +107,8 @@ class SearchSpace:
             raise InputError(f"fixed={self.fixed}: {outside} are no bonds of the template.")
         if any(math.prod(other) != math.prod(shape) for other in self.reshapes):
             raise InputError(f"reshapes={self.reshapes}: each has {math.prod(shape)} entries, as the tensor has.")
+        if self.template and any(len(other) != n_modes for other in self.reshapes):
+            raise InputError(f"reshapes={self.reshapes}: the template joins {n_modes} modes, so each has as many.")
         least = Structure(tuple(shape), tuple(bond for bond in sorted(self.fixed) if bond[2] > 1), self.n_internal)
         if not self._meets_constraints(least):
             raise InputError(
