@@ -5,19 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from tnet.arrays import Array, array_namespace, as_array, gram, to_numpy
-from tnet.decompositions.preparation import prepare
+from tnet.decompositions.preparation import Prepared, prepare
 from tnet.decompositions.sthosvd import mode_gram
 from tnet.errors import InputError, ShapeError
 from tnet.structure_search.truncation_energy import packed_by_truncation
 from tnet.structure_search.tucker_packing import TuckerPacking, packed_exactly, packed_greedily
 from tnet.structure_search.tucker_packing_programs import packed_by_cuts, packed_by_scheme
 
-__all__ = ["CoreShape", "checked_spectra", "core_shape", "error_bounds", "spectra_of_sides"]
+__all__ = [
+    "CoreShape",
+    "SideSpectra",
+    "checked_budget",
+    "checked_spectra",
+    "core_shape",
+    "error_bounds",
+    "kept_sums",
+    "spectra_of_sides",
+    "unscaled",
+]
 
 Method: TypeAlias = Literal["exact", "milp", "greedy", "bang-for-buck", "ptas", "hosvd"]
 _METHODS = ("exact", "milp", "greedy", "bang-for-buck", "ptas", "hosvd")
@@ -130,8 +140,8 @@ def core_shape(
 
     The sum of tails counts twice what several modes discard. "hosvd" counts it once: as the bases of a HOSVD are
     nested, the core S in all of them shows the error of every choice of ranks,
-    :math:`1 - \sum_{i \le r} |S_i|^2 / \|x\|^2`, and cumulative sums of :math:`|S|^2` compare them all. It takes a
-    second pass of Gram matrices, the projection of ``x``, and memory for a core of the largest ranks that fit.
+    :math:`1 - \sum_{i \le r} |S_i|^2 / \|x\|^2`, and cumulative sums of :math:`|S|^2` compare them all. It takes
+    the projection of ``x``, and memory for a core of the largest ranks that fit.
 
     A model whose rank :math:`r_n` exceeds the product of the others is no better than one where it does not; where
     singular values fall slowly the packing may have such ranks all the same.
@@ -144,8 +154,7 @@ def core_shape(
     Examples
     --------
     >>> import numpy as np
-    >>> x = np.einsum("ia,jb,ab->ij", np.eye(6), np.eye(5), np.diag([4.0, 2.0, 1.0, 0.5, 0.25], 1)[:6, :5])
-    >>> core_shape(x, max_params=30).ranks
+    >>> core_shape(np.diag([4.0, 2.0, 1.0, 0.5, 0.25]), max_params=30).ranks
     (2, 2)
     """
     if method not in _METHODS:
@@ -156,16 +165,19 @@ def core_shape(
         raise InputError(f"x= and spectra=: {'neither' if x is None else 'both'} given; give exactly one of them.")
     if method == "hosvd" and x is None:
         raise InputError("method='hosvd' needs x=: singular values alone do not tell the error of a truncation.")
-    squared, exponent = _spectra_of_modes(x) if x is not None else (checked_spectra(spectra), 0)
-    shape = tuple(len(s) for s in squared)
+    found = None if x is None else spectra_of_sides(x, [(n,) for n in range(as_array(x).ndim)])
+    if found is None:
+        squared, exponent = checked_spectra(spectra), 0
+    else:
+        squared, exponent = found.squared, found.prepared.exponent
+    shape = tuple(len(s) for s in squared) if found is None else tuple(int(n) for n in found.prepared.array.shape)
     if len(shape) < 2:
         raise ShapeError(f"shape {shape}: a Tucker model needs at least two modes.")
     packing = TuckerPacking(shape, tuple(kept_sums(s) for s in squared), checked_budget(max_params, 1 + sum(shape)))
     is_proven = method in ("exact", "milp", "hosvd")
     kept = None
-    if method == "hosvd":
-        scaled = prepare(x)
-        ranks, kept = packed_by_truncation(scaled.array, packing.largest, packing.max_params, scaled.squared_norm)
+    if method == "hosvd" and found is not None:
+        ranks, kept = packed_by_truncation(found.prepared, found.grams, packing.largest, packing.max_params)
     elif method == "exact":
         ranks, is_proven = packed_exactly(packing)
     elif method == "milp":
@@ -183,34 +195,34 @@ def core_shape(
     return CoreShape(shape, ranks, value, packing.size(ranks), packing.max_params, (low, high), method, is_proven)
 
 
-def _spectra_of_modes(x: Array) -> tuple[list[np.ndarray], int]:
-    """Return the squared singular values of all unfoldings, of length I_n each; as :func:`spectra_of_sides`."""
-    x = as_array(x)
-    found, exponent = spectra_of_sides(x, [(n,) for n in range(x.ndim)])
-    return [np.append(s, np.zeros(int(n) - len(s))) for s, n in zip(found, x.shape, strict=True)], exponent
+class SideSpectra(NamedTuple):
+    """Matricisations of a tensor, by the modes that number their rows."""
+
+    prepared: Prepared
+    """The tensor: values below are those of its ``array``, in units of ``4**exponent``."""
+
+    squared: list[np.ndarray]
+    """Squared singular values, descending, as many as the smaller side is long; roundoff is 0."""
+
+    grams: list[Array]
+    """Gram matrices of the rows, or of the columns where these are fewer."""
 
 
-def spectra_of_sides(x: Array, sides: Sequence[tuple[int, ...]]) -> tuple[list[np.ndarray], int]:
-    r"""Return the squared singular values of matricisations of ``x``, and the exponent k of their unit :math:`4^k`.
+def spectra_of_sides(x: Array, sides: Sequence[tuple[int, ...]]) -> SideSpectra:
+    """Return the squared singular values of matricisations of ``x``.
 
     Parameters
     ----------
     x : array
     sides : sequence of tuple of int
         For each matricisation the modes that number its rows.
-
-    Returns
-    -------
-    list of array of float64
-        Descending, of the smaller side's length each; roundoff is 0.
-    int
     """
     prepared = prepare(x)
     array = prepared.array
     xp = array_namespace(array)
     shape = tuple(int(n) for n in array.shape)
     entries = math.prod(shape)
-    found = []
+    squared, grams = [], []
     for side in sides:
         rows = math.prod(shape[k] for k in side)
         rest = tuple(k for k in range(len(shape)) if k not in side)
@@ -221,8 +233,9 @@ def spectra_of_sides(x: Array, sides: Sequence[tuple[int, ...]]) -> tuple[list[n
             G = gram(xp.reshape(xp.permute_dims(array, order), (rows, -1)))
         values = to_numpy(xp.linalg.eigvalsh(G))[::-1]
         roundoff = 2 * np.finfo(np.float64).eps * (rows + math.sqrt(entries)) * prepared.squared_norm
-        found.append(np.where(values > roundoff, values, 0.0))
-    return found, prepared.exponent
+        squared.append(np.where(values > roundoff, values, 0.0))
+        grams.append(G)
+    return SideSpectra(prepared, squared, grams)
 
 
 def checked_spectra(spectra: Sequence[Any] | None) -> list[np.ndarray]:

@@ -140,19 +140,20 @@ def tree_core_shape(
         if tuple(getattr(x, "shape", ())) != tree.shape:
             raise ShapeError(f"x of shape {tuple(getattr(x, 'shape', ()))}: the tree is one of shape {tree.shape}.")
         sides = [tuple(k for k in range(tree.n_modes) if cut >> k & 1) for cut in walked.cuts]
-        squared, exponent = spectra_of_sides(x, sides)
+        found = spectra_of_sides(x, sides)
+        squared, exponent = found.squared, found.prepared.exponent
     budget = checked_budget(max_params, sum(tree.shape) + tree.n_internal)
     kept = [kept_sums(s) for s in squared]
-    found = least_tails(walked, [CutPrices(np.arange(1, len(f) + 1), f[-1] - f) for f in kept], budget)
-    assert found is not None  # rank 1 everywhere fits
-    ranks = dict(zip(order, found.ranks, strict=True))
-    value = math.fsum(float(f[r - 1]) for f, r in zip(kept, found.ranks, strict=True))
+    best = least_tails(walked, [CutPrices(np.arange(1, len(f) + 1), f[-1] - f) for f in kept], budget)
+    assert best is not None  # rank 1 everywhere fits
+    ranks = dict(zip(order, best.ranks, strict=True))
+    value = math.fsum(float(f[r - 1]) for f, r in zip(kept, best.ranks, strict=True))
     return TreeCoreShape(
-        walked.structure(found.ranks),
+        walked.structure(best.ranks),
         tuple(ranks[place] for place in range(len(pairs))),
         unscaled(value, exponent),
-        found.n_params,
+        best.n_params,
         budget,
-        error_bounds(squared, found.ranks),
-        found.is_proven,
+        error_bounds(squared, best.ranks),
+        best.is_proven,
     )

@@ -19,26 +19,26 @@ from tnet.arrays import (
     truncated_eigh,
     ttm_chain,
 )
-from tnet.decompositions.sthosvd import mode_gram
+from tnet.decompositions.preparation import Prepared
 from tnet.options import Truncation
 
 __all__ = ["packed_by_truncation"]
 
 
 def packed_by_truncation(
-    x: Array, largest: Sequence[int], max_params: int, squared_norm: float
+    prepared: Prepared, grams: Sequence[Array], largest: Sequence[int], max_params: int
 ) -> tuple[tuple[int, ...], float]:
     r"""Return the ranks of the truncated HOSVD with the least error, and the squared norm that it keeps.
 
     Parameters
     ----------
-    x : array, shape (I_1, ..., I_N)
-        Scaled so that squares stay in range.
+    prepared : Prepared
+        The tensor, of shape (I_1, ..., I_N).
+    grams : sequence of array
+        Gram matrices of the unfoldings; those of modes longer than the product of the others are not read.
     largest : sequence of int
         Ranks beyond are not looked at.
     max_params : int
-    squared_norm : float
-        Of ``x``.
 
     Notes
     -----
@@ -46,21 +46,22 @@ def packed_by_truncation(
     :math:`\sum_{i \le r} |S_i|^2`. So cumulative sums of :math:`|S|^2` along every mode give what is kept for all
     ranks. Of the last mode each combination of the others needs its largest rank within the budget alone.
     """
+    x = prepared.array
     shape = tuple(int(n) for n in x.shape)
-    bases = [adjoint(_basis(x, n, limit)) for n, limit in enumerate(largest)]
+    bases = [adjoint(_basis(x, n, G, limit)) for n, (G, limit) in enumerate(zip(grams, largest, strict=True))]
     kept = np.abs(to_numpy(ttm_chain(x, bases, range(x.ndim)))).astype(np.float64) ** 2
     for axis in range(kept.ndim):
         np.cumsum(kept, axis=axis, out=kept)
     # What differs by roundoff is equal.
     eps = np.finfo(np.float32 if dtype_name(x) in ("float32", "complex64") else np.float64).eps
-    return _best_corner(kept, shape, max_params, 4 * float(eps) * squared_norm)
+    return _best_corner(kept, shape, max_params, 4 * float(eps) * prepared.squared_norm)
 
 
-def _basis(x: Array, mode: int, rank: int) -> Array:
+def _basis(x: Array, mode: int, G: Array, rank: int) -> Array:
     """Return the leading left singular vectors of an unfolding."""
     truncation = Truncation(rank=rank)
     if x.shape[mode] ** 2 <= total_size(x.shape):
-        return astype(truncated_eigh(mode_gram(x, mode), truncation)[0], x.dtype)
+        return astype(truncated_eigh(G, truncation)[0], x.dtype)
     return astype(gram_truncated(unfold(x, mode), truncation).U, x.dtype)
 
 
