@@ -33,7 +33,7 @@ _CACHE = {"cpu": 1 << 23, "cuda": 1 << 31}
 _MOST_ITEMS = {"cpu": 256, "cuda": 1 << 14}
 _DENSE = {"cpu": 1 << 22, "cuda": 1 << 30}
 """Bytes of whole approximations at a time."""
-_MOST_COMPILED_MACS = 300_000
+_MOST_COMPILED_MACS = 1_500_000
 """Multiply-adds of a sweep from which on BLAS makes up for the cost of its calls."""
 
 

@@ -12,6 +12,7 @@ from tnet.arrays.compiled import jit
 __all__ = ["sweep_each"]
 
 _PLAIN, _TURNED, _GATHERED = 0, 1, 2
+_FEW = 32  # columns
 
 
 def _loaded(source, place, form, start, rows, columns, conjugated, orders, scratch):
@@ -32,26 +33,47 @@ def _loaded(source, place, form, start, rows, columns, conjugated, orders, scrat
             scratch[i] = np.conj(scratch[i])
 
 
-def _multiplied(a, a_place, a_turned, b, b_place, out, out_place, m, k, n):
-    """Write the product of a (m, k), or of the transpose of a (k, m), and b (k, n)."""
+def _multiplied(a, a_place, a_turned, b, b_place, out, out_place, m, k, n, spare):
+    """Write the product of a (m, k), or of the transpose of a (k, m), and b (k, n).
+
+    The innermost loop runs along the longest of the sides: few columns leave most of a vector register empty.
+    """
+    if n < _FEW and not a_turned and k >= _FEW:
+        for l in range(k):
+            for j in range(n):
+                spare[j * k + l] = b[b_place + l * n + j]
+        for i in range(m):
+            line = a[a_place + i * k : a_place + i * k + k]
+            for j in range(n):
+                column = spare[j * k : j * k + k]
+                total = line[0] * column[0]
+                for l in range(1, k):
+                    total += line[l] * column[l]
+                out[out_place + i * n + j] = total
+        return
+    if n < _FEW and a_turned and m >= _FEW:
+        for i in range(m * n):
+            spare[i] = 0
+        for l in range(k):
+            line = a[a_place + l * m : a_place + l * m + m]
+            for j in range(n):
+                factor = b[b_place + l * n + j]
+                row = spare[j * m : j * m + m]
+                for i in range(m):
+                    row[i] += factor * line[i]
+        for i in range(m):
+            for j in range(n):
+                out[out_place + i * n + j] = spare[j * m + i]
+        return
     for i in range(m * n):
         out[out_place + i] = 0
-    if a_turned:
-        for l in range(k):
-            b_row = b[b_place + l * n : b_place + l * n + n]
-            for i in range(m):
-                factor = a[a_place + l * m + i]
-                row = out[out_place + i * n : out_place + i * n + n]
-                for j in range(n):
-                    row[j] += factor * b_row[j]
-    else:
+    for l in range(k):
+        b_row = b[b_place + l * n : b_place + l * n + n]
         for i in range(m):
+            factor = a[a_place + l * m + i] if a_turned else a[a_place + i * k + l]
             row = out[out_place + i * n : out_place + i * n + n]
-            for l in range(k):
-                factor = a[a_place + i * k + l]
-                b_row = b[b_place + l * n : b_place + l * n + n]
-                for j in range(n):
-                    row[j] += factor * b_row[j]
+            for j in range(n):
+                row[j] += factor * b_row[j]
 
 
 def _solved(G, n, M, m, out, out_place, shift_factor, smallest):
@@ -101,7 +123,7 @@ def _solved(G, n, M, m, out, out_place, shift_factor, smallest):
             out[row + j] *= inverse
 
 
-def _run(table, orders, x, work, result, first, second, shift_factor, smallest):
+def _run(table, orders, x, work, result, first, second, spare, shift_factor, smallest):
     """Run the instructions of a table; a product at place -2 is written to ``result``."""
     for row in range(table.shape[0]):
         kind, place, m, k, n = table[row, 0], table[row, 1], table[row, 2], table[row, 3], table[row, 4]
@@ -123,7 +145,7 @@ def _run(table, orders, x, work, result, first, second, shift_factor, smallest):
         if b_form != _PLAIN or b_conj:
             _load(work, b_place, b_form, b_start, k, n, b_conj, orders, second)
             b, b_place = second, 0
-        _multiply(a, a_place, a_turned, b, b_place, target, target_place, m, k, n)
+        _multiply(a, a_place, a_turned, b, b_place, target, target_place, m, k, n, spare)
 
 
 def _sweep_each(
@@ -134,13 +156,15 @@ def _sweep_each(
     work = np.empty(n_work, dtype=x.dtype)
     result = np.empty(n_entries, dtype=x.dtype)
     first, second = np.empty(n_scratch, dtype=x.dtype), np.empty(n_scratch, dtype=x.dtype)
+    longest = max(up[:, 2:4].max(), down[:, 2:4].max(), join[:, 2:4].max())
+    spare = np.empty(_FEW * longest, dtype=x.dtype)
     for item in range(cores.shape[0]):
         given = x[places[item]]
         work[:n_cores] = cores[item]
-        _execute(up, orders, given, work, result, first, second, shift_factor, smallest)
+        _execute(up, orders, given, work, result, first, second, spare, shift_factor, smallest)
         for _ in range(n_sweeps):
-            _execute(down, orders, given, work, result, first, second, shift_factor, smallest)
-        _execute(join, orders, given, work, result, first, second, shift_factor, smallest)
+            _execute(down, orders, given, work, result, first, second, spare, shift_factor, smallest)
+        _execute(join, orders, given, work, result, first, second, spare, shift_factor, smallest)
         cores[item] = work[:n_cores]
         total = 0.0
         for i in range(n_entries):
