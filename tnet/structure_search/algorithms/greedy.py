@@ -52,8 +52,8 @@ class GreedyTN:
 
     References
     ----------
-    Hashemizadeh, Liu, Miller, Rabusseau: Adaptive learning of tensor network structures. arXiv:2008.05437,
-    algorithm 1.
+    .. [1] M. Hashemizadeh, M. Liu, J. Miller, G. Rabusseau, "Adaptive learning of tensor network structures",
+       arXiv:2008.05437.
     """
 
     choice: Literal["loss", "loss_per_parameter"] = "loss"

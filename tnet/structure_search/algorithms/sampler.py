@@ -58,8 +58,8 @@ class Sampler:
 
     References
     ----------
-    Zeng, Li, Sun, Zhao et al.: tnGPS: discovering unknown tensor network structure search algorithms via large
-    language models. ICML 2024.
+    .. [1] J. Zeng et al., "tnGPS: discovering unknown tensor network structure search algorithms via large language
+       models (LLMs)", ICML 2024.
 
     Examples
     --------

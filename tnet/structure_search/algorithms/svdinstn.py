@@ -79,8 +79,8 @@ class SVDinsTN:
 
     References
     ----------
-    Zheng, Zhao, Zhao, Zhao, Jiang: SVDinsTN: a tensor network paradigm for efficient structure search from
-    regularized modeling perspective. CVPR 2024. arXiv:2305.14912.
+    .. [1] Y. Zheng et al., "SVDinsTN: a tensor network paradigm for efficient structure search from regularized
+       modeling perspective", CVPR 2024, arXiv:2305.14912.
     """
 
     weights: tuple[float, ...] = tuple(float(w) for w in np.geomspace(1e-3, 0.3, 8))

@@ -65,8 +65,8 @@ class TnALE:
 
     References
     ----------
-    Li, Zeng, Li, Caiafa, Zhao: Alternating local enumeration (TnALE): solving tensor network structure search with
-    fewer evaluations. ICML 2023. arXiv:2304.12875. Details as in the authors' code.
+    .. [1] C. Li, J. Zeng, C. Li, C. Caiafa, Q. Zhao, "Alternating local enumeration (TnALE): solving tensor network
+       structure search with fewer evaluations", ICML 2023, arXiv:2304.12875; details as in the authors' code.
     """
 
     initial_radius: int = 2

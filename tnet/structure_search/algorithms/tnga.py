@@ -48,8 +48,8 @@ class TNGA:
 
     References
     ----------
-    Li, Sun: Evolutionary topology search for tensor network decomposition. ICML 2020. The version for ranks is that
-    of the tnGPS code (ICML 2024).
+    .. [1] C. Li, Z. Sun, "Evolutionary topology search for tensor network decomposition", ICML 2020; the version for
+       ranks is that of the tnGPS code.
     """
 
     rank: int | None = None

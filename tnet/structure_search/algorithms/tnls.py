@@ -43,8 +43,8 @@ class TNLS:
 
     References
     ----------
-    Li, Zeng, Tao, Zhao: Permutation search of tensor network structures via local sampling. ICML 2022.
-    arXiv:2206.06597. The schedule of the deviation is that of the authors' later code (tnGPS, ICML 2024).
+    .. [1] C. Li, J. Zeng, Z. Tao, Q. Zhao, "Permutation search of tensor network structures via local sampling",
+       ICML 2022, arXiv:2206.06597; the schedule of the deviation is that of the authors' later code (tnGPS).
     """
 
     n_samples: int = 60
