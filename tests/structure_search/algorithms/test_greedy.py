@@ -44,6 +44,9 @@ def test_steps_and_threshold_end_it() -> None:
     told, _ = talk(GreedyTN(threshold=0.5), setting, missing_ranks(target))
     assert best(told).rse <= 0.5
     assert min(trial.rse for batch in told[:-1] for trial in batch) > 0.5
+    tight = problem(SearchSpace(max_rank=4), SHAPE, objective=FewestParams(1e-5))
+    told, _ = talk(GreedyTN(), tight, lambda s: 1e-7 if s.bonds else 1.0)
+    assert len(told) > 3, "an error of 1e-7 was taken for 1e-10"
     told, _ = talk(GreedyTN(increment=3), setting, missing_ranks(target))
     assert told[1][0].structure.bonds == ((0, 1, 4),)
 

@@ -19,6 +19,8 @@ from tnet.structure_search.trials import Trial
 
 __all__ = ["GreedyTN", "splits"]
 
+_EXACT = 1e-14  # squared relative error of roundoff
+
 
 @dataclass(frozen=True)
 class GreedyTN:
@@ -31,8 +33,9 @@ class GreedyTN:
         added parameter, so that a bond between large cores must pay for itself.
     steps : int or None
         Most ranks added.
-    threshold : float
-        Ends when the squared relative error is at most this.
+    threshold : float or None
+        Ends when the squared relative error is at most this; published: 1e-6. None takes it from the objective: the
+        error below which a smaller one gains nothing.
     increment : int
         Ranks added at once.
     split_tolerance : float
@@ -58,7 +61,7 @@ class GreedyTN:
 
     choice: Literal["loss", "loss_per_parameter"] = "loss"
     steps: int | None = None
-    threshold: float = 1e-6
+    threshold: float | None = None
     increment: int = 1
     split_tolerance: float = 1e-5
 
@@ -67,7 +70,7 @@ class GreedyTN:
             raise InputError(f"choice={self.choice!r}: choose 'loss' or 'loss_per_parameter'.")
         if self.increment < 1 or (self.steps is not None and self.steps < 1):
             raise InputError(f"increment={self.increment!r}, steps={self.steps!r}: both are at least 1.")
-        if not (self.threshold >= 0 and 0 < self.split_tolerance < 1):
+        if not ((self.threshold is None or self.threshold >= 0) and 0 < self.split_tolerance < 1):
             raise InputError(
                 f"threshold={self.threshold!r}, split_tolerance={self.split_tolerance!r}: a squared relative error, "
                 "and a share in (0, 1)."
@@ -81,8 +84,9 @@ class GreedyTN:
         fixed = tuple(bond for bond in sorted(problem.space.fixed) if bond[2] > 1)
         (present,) = yield [Structure(problem.shape, fixed)]
         best = present.score
+        threshold = max(problem.objective.enough(), _EXACT) if self.threshold is None else self.threshold
         for _ in range(self.steps) if self.steps is not None else itertools.repeat(0):
-            if present.rse <= self.threshold:
+            if present.rse <= threshold:
                 return None
             larger = [s for s in self._larger(problem, present.structure) if can_score_below(problem, s, best)]
             if not larger:
@@ -93,7 +97,7 @@ class GreedyTN:
             while candidate := self._smaller(problem, present.structure):
                 (trial,) = yield [candidate]
                 best = min(best, trial.score)
-                if trial.rse > max(1.01 * present.rse, present.rse + self.split_tolerance**2, self.threshold):
+                if trial.rse > max(1.01 * present.rse, present.rse + self.split_tolerance**2, threshold):
                     break
                 present = trial
         return None
