@@ -70,13 +70,19 @@ class ALS:
     that is cheaper than to run apart. Padded entries are zero and stay so. On a CPU a stack runs in tiles that fit
     the cache; on a GPU whole.
 
+    A sweep over one network costs about :math:`2 N c + O(c^2)` multiply-adds, N the entries of the tensor and c those
+    of the bonds that cross the middle of the network: each half of the cores meets x once, and serves all cores of
+    the other half. Normal matrices come from two layers of cores, or from the environment where bonds are many. With
+    a mask or a weight they always do: :math:`N r^2` for each core with bonds of size r, and :math:`N r / n_k` entries
+    of memory; a weight couples all entries of a core of the columns, :math:`(r n_k)^3`.
+
     What a start gives depends on the structure and its seed alone, up to rounding.
     """
 
     n_starts: int = 8
     max_starts: int = 32
     race_sweeps: int = 10
-    n_kept: int = 3
+    n_kept: int = 2
     max_sweeps: int = 200
     change: float = 1e-3
     exact: float = 1e-14

@@ -30,7 +30,9 @@ class MatrixView(NamedTuple):
         if self.axes is not None:
             a = xp.permute_dims(_reshaped(xp, a, self.shape), self.axes)
         a = _reshaped(xp, a, self.matrix)
-        return a.mT if self.turned else a
+        if not self.turned:
+            return a
+        return a.swapaxes(1, 2) if isinstance(a, np.ndarray) else xp.matrix_transpose(a)
 
 
 class PairStep(NamedTuple):
