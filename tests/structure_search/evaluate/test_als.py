@@ -26,6 +26,8 @@ from tests.structure_search.evaluate.cases import (
 from tnet.arrays import dtype_name, library_name, to_numpy
 from tnet.errors import BackendError, InputError, ShapeError
 from tnet.structure_search.evaluate.als import ALS
+from tnet.structure_search.evaluate.graph_form import graph_form
+from tnet.structure_search.evaluate.sweep_program import sweep_program
 from tnet.structure_search.losses import DifferentiableLoss, MaskedError, SquaredError, WeightedError
 from tnet.structure_search.proposals import Start
 from tnet.structure_search.space import SearchSpace, exchanged
@@ -269,6 +271,29 @@ def test_a_structure_beyond_the_memory_fails_with_its_need() -> None:
     (found,) = ALS(max_bytes=1000).solve(planted(RING, 0), SQUARED, [Start(RING, 0)])
     assert found.rse == math.inf
     assert "max_bytes" in found.message
+
+
+def test_a_structure_is_not_charged_for_the_padding_of_its_company() -> None:
+    x = planted(GRID, 0, noise=0.1)
+    small, large = GRID, GRID.with_rank(0, 1, 3)
+    needs = [_bytes_of_a_sweep(structure) for structure in (small, large)]
+    solver = ALS(max_sweeps=10, max_bytes=(needs[0] + needs[1]) // 2)
+    found, failed = solver.solve(x, SQUARED, [Start(small, 0), Start(large, 0)])
+    assert math.isfinite(found.rse)
+    assert "max_bytes" in failed.message
+
+
+def _bytes_of_a_sweep(structure: Structure) -> int:
+    form = graph_form(structure)
+    return 8 * sweep_program(form.graph, form.ranks).n_entries
+
+
+def test_no_random_starts_beside_a_warm_one_is_one_round() -> None:
+    x = planted(GRID, 0, noise=0.5)
+    warm = tuple(random_cores(GRID, 1))
+    starts = [Start(GRID, 0, target=1e-9, warm=warm, n_starts=0), Start(GRID, 1, target=1e-9)]
+    found, _ = ALS(max_sweeps=20).solve(x, SQUARED, starts)
+    assert len(found.start_errors) == 1
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,14 @@ class ALS:
         evaluations, members = fitting_members(x, loss, starts)
         gram = None if isinstance(loss, SquaredError) else "environment"
         kind, share = kind_of_device(x), must_share_order(x)
-        for stack in sorted_into_stacks(members, self.n_starts, gram, share_order=share):
+        stacks = sorted_into_stacks(members, self.n_starts, gram, share_order=share)
+        while stacks:
+            stack = stacks.pop()
+            if len(stack.members) > 1 and stack.program.n_entries * itemsize(data.x) > self.max_bytes:
+                # Padding may be what is too much: each has its own memory.
+                for member in stack.members:
+                    stacks += sorted_into_stacks([member], self.n_starts, gram, share_order=share)
+                continue
             for number, evaluation in self._solve_stack(data, stack, starts, kind):
                 evaluations[number] = evaluation
         return [in_precision_of(x, data, evaluations[number]) for number in range(len(starts))]

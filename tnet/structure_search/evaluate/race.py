@@ -69,9 +69,10 @@ class Race:
         rounds = []
         for k in np.flatnonzero(~busy).tolist():
             left = self._settings.max_starts - int(self._n_starts[k])
+            wanting = self._goes_on[k] and self._best[k] > self._targets[k] and not self._agree(k)
             if self._n_rounds[k] == 0:
                 rounds.append((k, 0, n_starts[k]))
-            elif self._goes_on[k] and self._best[k] > self._targets[k] and left > 0 and not self._agree(k):
+            elif wanting and min(n_starts[k], left) > 0:
                 rounds.append((k, int(self._n_rounds[k]), min(n_starts[k], left)))
         return rounds
 
