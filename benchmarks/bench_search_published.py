@@ -63,21 +63,27 @@ def planted_ring(seed: int, n_modes: int = 6, highest: int = 4, evaluations: int
     return Case(f"ring {n_modes}, seed {seed}", x, space, goal, Adam(), Adam().n_iterations, None, evaluations)
 
 
-def image(name: str, evaluations: int) -> Case:
-    """Return the grey centre of 256 x 256 pixels as a tensor of 8 modes of size 4, Fortran order, in [0, 1]."""
+def image(name: str, evaluations: int, *, ring: bool) -> Case:
+    """Return the grey centre of 256 x 256 pixels as a tensor of 8 modes of size 4, Fortran order, in [0, 1].
+
+    With the published settings for rings with permutation, or for free topologies.
+    """
     from sklearn.datasets import load_sample_image
 
     grey = load_sample_image(f"{name}.jpg").mean(axis=2) / 255
     top, left = (grey.shape[0] - 256) // 2, (grey.shape[1] - 256) // 2
     x = np.reshape(grey[top : top + 256, left : left + 256], (4,) * 8, order="F")
-    adam = Adam(learning_rate=0.01, n_iterations=40_000)
     quick = ALS(n_starts=2, max_starts=2, n_kept=1, max_sweeps=20)
-    return Case(name, x, SearchSpace(max_rank=4), SizeAndError(5.0), adam, 20, quick, evaluations)
+    if ring:
+        space, goal, adam = SearchSpace.ring(8, max_rank=7), SizeAndError(200.0), Adam()
+    else:
+        space, goal, adam = SearchSpace(max_rank=4), SizeAndError(5.0), Adam(0.01, 40_000)
+    return Case(f"{name}, {space.kind}", x, space, goal, adam, 20, quick, evaluations)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=("rings", "images", "end"), default="rings")
+    parser.add_argument("--part", choices=("rings", "images", "topologies", "end"), default="rings")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--evaluations", type=int, default=None)
     parser.add_argument("--names", default="china,flower")
@@ -88,9 +94,10 @@ def main() -> None:
         published: Sequence[Algorithm] = (TnALE(patience=None), TNLS(patience=None))
         cases = [planted_ring(seed, evaluations=arguments.evaluations or 600) for seed in range(arguments.seeds)]
         bar = 100.0
-    elif arguments.part == "images":
+    elif arguments.part in ("images", "topologies"):
         published = (TnALE(patience=None),)
-        cases = [image(name, arguments.evaluations or 300) for name in arguments.names.split(",")]
+        ring = arguments.part == "images"
+        cases = [image(name, arguments.evaluations or 300, ring=ring) for name in arguments.names.split(",")]
         bar = 10.0
     else:
         rows = [end_to_end(planted_ring(0, n_modes=4, highest=2), arguments.seconds)]
