@@ -29,7 +29,7 @@ def tree_moves(tree: Tree, *, max_internal: int, max_degree: int | None = None) 
     """
     n_modes = len(tree.shape)
     links = frozenset((min(bond), max(bond)) for bond in tree.bonds)
-    found: dict[Tree, None] = {}
+    found: dict[tuple[int, ...], Tree] = {}
     for moved in itertools.chain(
         _exchanged(links, n_modes), _hung(links), _split(links, n_modes + tree.n_internal), _merged(links, n_modes)
     ):
@@ -37,9 +37,10 @@ def tree_moves(tree: Tree, *, max_internal: int, max_degree: int | None = None) 
         degrees = [sum(core in link for link in kept) for core in range(n_modes + n_internal)]
         if n_internal <= max_internal and (max_degree is None or max(degrees) <= max_degree):
             bonds = tuple((i, j, 2) for i, j in sorted(kept))
-            found.setdefault(tree_of(Structure(tree.shape, bonds, n_internal).canonical()))
-    found.pop(tree, None)
-    return list(found)
+            other = tree_of(Structure(tree.shape, bonds, n_internal))
+            found.setdefault(other.key, other)
+    found.pop(tree.key, None)
+    return list(found.values())
 
 
 def with_links(tree: Tree, wanted: Iterable[tuple[int, int]]) -> list[Tree]:

@@ -15,7 +15,7 @@ __all__ = ["Assignment", "fewest_params", "least_tails", "ranks_at_price"]
 
 _ROUNDS = 60  # of the search for the multiplier
 _CLOSE = 1e-12  # relative distance from a line that counts as none
-_MOST_LABELS = 30_000  # kept at a bond; beyond, only the most promising ones
+_MOST_LABELS = 2_000  # kept at a bond; beyond, only the most promising ones
 
 
 class Assignment(NamedTuple):
@@ -27,7 +27,9 @@ class Assignment(NamedTuple):
     is_proven: bool
 
 
-def fewest_params(tree: Tree, tails: Sequence[CutPrices], budget: float) -> Assignment | None:
+def fewest_params(
+    tree: Tree, tails: Sequence[CutPrices], budget: float, *, is_exact: bool = True
+) -> Assignment | None:
     r"""Return the ranks with the fewest parameters whose tails sum to at most ``budget``; None where there are none.
 
     Parameters
@@ -36,6 +38,8 @@ def fewest_params(tree: Tree, tails: Sequence[CutPrices], budget: float) -> Assi
     tails : sequence of CutPrices
         For each bond the ranks to choose from, ascending, and the squared relative error of cutting there.
     budget : float
+    is_exact : bool
+        False is content with the best solution met while the multiplier is found, lowered rank by rank.
 
     Notes
     -----
@@ -50,12 +54,14 @@ def fewest_params(tree: Tree, tails: Sequence[CutPrices], budget: float) -> Assi
     programme would need the logarithms of the products, which the sum over cores does not allow, or one binary
     variable for each combination of ranks around a core.
     """
-    return _Ranks(tree, tails).solve(budget, tails_are_bounded=True)
+    return _Ranks(tree, tails).solve(budget, tails_are_bounded=True, is_exact=is_exact)
 
 
-def least_tails(tree: Tree, tails: Sequence[CutPrices], max_params: int) -> Assignment | None:
+def least_tails(
+    tree: Tree, tails: Sequence[CutPrices], max_params: int, *, is_exact: bool = True
+) -> Assignment | None:
     """Return the ranks with the least sum of tails within ``max_params``, by the same method; None where none fit."""
-    return _Ranks(tree, tails).solve(float(max_params), tails_are_bounded=False)
+    return _Ranks(tree, tails).solve(float(max_params), tails_are_bounded=False, is_exact=is_exact)
 
 
 def ranks_at_price(tree: Tree, tails: Sequence[CutPrices], price: float) -> Assignment:
@@ -88,7 +94,7 @@ class _Ranks:
         for e, (_, child) in enumerate(tree.bonds):
             self.above[child] = e
 
-    def solve(self, budget: float, *, tails_are_bounded: bool) -> Assignment | None:
+    def solve(self, budget: float, *, tails_are_bounded: bool, is_exact: bool) -> Assignment | None:
         """Return the best ranks within a budget of tails or of parameters."""
         if not self.tree.bonds:
             return self._assignment(())
@@ -104,7 +110,7 @@ class _Ranks:
         if excess(best) > 0:
             return None
         price, best = self._multiplier(best, excess, goal, tails_are_bounded)
-        return self._enumerate(price, budget, best, tails_are_bounded)
+        return self._enumerate(price, budget, best, tails_are_bounded) if is_exact else best._replace(is_proven=False)
 
     def _multiplier(
         self,
@@ -195,7 +201,8 @@ class _Ranks:
         for e in reversed(range(len(self.ranks))):
             child = self.tree.bonds[e][1]
             up = _hull_of(self.ranks[e], outside[e] + price * self.tails[e])
-            parts = self._combined(child, [up], hulls, labels, price, budget, limit, tails_are_bounded)
+            parts, is_whole = self._combined(child, [up], hulls, labels, price, budget, limit, tails_are_bounded)
+            is_proven = is_proven and is_whole
             ends = self._ended(parts, self.ranks[e], self.tails[e], self.size[child])
             bound = np.take(outside[e], ends.parts[:, -1]) + ends.params + price * ends.tails
             cost = ends.tails if tails_are_bounded else ends.params
@@ -204,7 +211,8 @@ class _Ranks:
                 is_proven = False
                 kept = np.sort(kept[np.argsort(bound[kept], kind="stable")[:_MOST_LABELS]])
             labels[e] = _taken(ends, kept)
-        parts = self._combined(0, [], hulls, labels, price, budget, limit, tails_are_bounded)
+        parts, is_whole = self._combined(0, [], hulls, labels, price, budget, limit, tails_are_bounded)
+        is_proven = is_proven and is_whole
         params = parts.params + self.size[0] * parts.ranks
         cost, goal = (parts.tails, params) if tails_are_bounded else (params, parts.tails)
         fits = np.flatnonzero(cost <= budget)
@@ -234,8 +242,12 @@ class _Ranks:
         budget: float,
         limit: float,
         tails_are_bounded: bool,
-    ) -> _Labels:
-        """Return the combinations of labels of the bonds below a core that may still win; ranks hold the products."""
+    ) -> tuple[_Labels, bool]:
+        """Return the combinations of labels of the bonds below a core that may still win, and whether these are all.
+
+        Their ranks hold the products.
+        """
+        is_whole = True
         state = _Labels(np.ones(1), np.zeros(1), np.zeros(1), np.zeros((1, 0), dtype=np.int64))
         below = self.below[core]
         for k, e in enumerate(below):
@@ -243,7 +255,7 @@ class _Ranks:
             assert added is not None
             rest = products([*(hulls[b] for b in below[k + 1 :]), *up])
             pieces = []
-            step = max(1, _MOST_LABELS * 10 // max(1, len(added.ranks)))
+            step = max(1, _MOST_LABELS * 200 // max(1, len(added.ranks)))
             for start in range(0, max(1, len(state.ranks)), step):
                 piece = _crossed(_taken(state, slice(start, start + step)), added)
                 bound = piece.params + price * piece.tails
@@ -253,7 +265,11 @@ class _Ranks:
                 pieces.append(_taken(piece, _undominated(piece, alive)))
             joined = _Labels(*(np.concatenate(fields) for fields in zip(*pieces, strict=True)))
             state = _taken(joined, _undominated(joined, np.ones(len(joined.ranks), dtype=bool)))
-        return state
+            if len(state.ranks) > _MOST_LABELS:
+                is_whole = False
+                bound = state.params + price * state.tails + _least_at_many(rest, self.size[core] * state.ranks)
+                state = _taken(state, np.sort(np.argsort(bound, kind="stable")[:_MOST_LABELS]))
+        return state, is_whole
 
     @staticmethod
     def _ended(parts: _Labels, ranks: np.ndarray, tails: np.ndarray, size: float) -> _Labels:

@@ -35,6 +35,11 @@ class Tree(NamedTuple):
     cuts: tuple[int, ...]
 
     @property
+    def key(self) -> tuple[int, ...]:
+        """The cuts in ascending order: they determine a tree, whatever its internal cores are called."""
+        return tuple(sorted(self.cuts))
+
+    @property
     def degree(self) -> int:
         """Most bonds of a core."""
         ends = [core for bond in self.bonds for core in bond]

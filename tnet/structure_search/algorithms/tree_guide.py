@@ -88,7 +88,7 @@ class TreeGuide:
         """Return whether every bond of a tree is a cut whose singular values are known and allow some rank."""
         return all(cut in self.cuts for cut in tree.cuts)
 
-    def ranks(self, tree: Tree, model: ErrorModel) -> Assignment | None:
+    def ranks(self, tree: Tree, model: ErrorModel, *, is_exact: bool = True) -> Assignment | None:
         """Return the best ranks of a tree under the objective, as far as the model is right; None where none fit.
 
         ``tails`` of the result are weighted.
@@ -103,9 +103,9 @@ class TreeGuide:
             choices.append(CutPrices(ranks, weight * tails))
         match self.objective:
             case FewestParams():
-                return fewest_params(tree, choices, self.objective.rtol**2 - model.offset)
+                return fewest_params(tree, choices, self.objective.rtol**2 - model.offset, is_exact=is_exact)
             case LeastError():
-                return least_tails(tree, choices, self.objective.max_params)
+                return least_tails(tree, choices, self.objective.max_params, is_exact=is_exact)
             case SizeAndError():
                 return self._at_own_price(lambda price: ranks_at_price(tree, choices, price))
             case _:

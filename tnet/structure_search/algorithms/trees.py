@@ -25,6 +25,9 @@ __all__ = ["TreeSearch"]
 
 Asking = Generator[Sequence[Structure], Sequence[Trial], bool]
 
+TreeKey = tuple[tuple[int, ...], tuple[int, ...]]
+"""Shape and cuts of a tree."""
+
 _FIT = 6  # rounds that one tree gets to meet the budget
 _NEAREST = 2  # trees that the search for a price of errors ends with
 _MARGIN = 1e-3  # of the error budget, kept when a prediction was too hopeful
@@ -110,30 +113,30 @@ class TreeSearch:
 
     def _opening(self, hunt: _Hunt) -> Asking:
         """Ask for the best trees of each shape at several slacks, each with the ranks that its true error allows."""
-        plans: dict[tuple[tuple[int, ...], Tree], _Plan] = {}
+        plans: dict[TreeKey, _Plan] = {}
         for slack in self.slacks:
             for guide in hunt.guides:
                 for tree in hunt.trees(guide, slack):
-                    plans.setdefault((guide.shape, tree), _Plan(guide, tree, _uniform(tree, slack)))
+                    plans.setdefault((guide.shape, tree.key), _Plan(guide, tree, _uniform(tree, slack)))
         return (yield from hunt.fit(list(plans.values())))
 
     def _vary(self, hunt: _Hunt, rng: np.random.Generator) -> Asking:
         """Ask for trees near the best ones, and for the best where tails are disturbed; return whether one wins."""
-        plans: dict[Tree, _Plan] = {}
+        plans: dict[TreeKey, _Plan] = {}
         for best in hunt.leaders(self.n_finalists):
             guide, price = best.plan.guide, best.price
             moved = tree_moves(
                 best.plan.tree, max_internal=hunt.problem.space.n_internal, max_degree=guide.max_degree
             )
             for tree in guide.cheapest(hunt.allowed(guide, moved), price)[: self.n_draws]:
-                plans.setdefault(tree, _Plan(guide, tree, _uniform(tree, best.slack)))
+                plans.setdefault((guide.shape, tree.key), _Plan(guide, tree, _uniform(tree, best.slack)))
             for _ in range(self.n_draws):
                 factors = np.exp(self.noise * rng.standard_normal(len(guide.cuts)))
                 found = guide.best_tree(
                     price, best.plan.tree.degree, dict(zip(guide.cuts, factors.tolist(), strict=True))
                 )
                 for tree in hunt.allowed(guide, [found[0]] if found else []):
-                    plans.setdefault(tree, _Plan(guide, tree, _uniform(tree, best.slack)))
+                    plans.setdefault((guide.shape, tree.key), _Plan(guide, tree, _uniform(tree, best.slack)))
         return (yield from hunt.fit([plan for plan in plans.values() if hunt.is_promising(plan)]))
 
 
@@ -171,7 +174,9 @@ class _Hunt:
     problem: Problem
     guides: list[TreeGuide]
     found: dict[Structure, _Found] = field(default_factory=dict)
-    adjusted: set[tuple[tuple[int, ...], Tree]] = field(default_factory=set)
+    canonical: dict[tuple[Tree, tuple[int, ...]], Structure] = field(default_factory=dict)
+    tried: set[TreeKey] = field(default_factory=set)
+    adjusted: set[TreeKey] = field(default_factory=set)
     best: _Found | None = None
 
     def trees(self, guide: TreeGuide, slack: float) -> list[Tree]:
@@ -199,7 +204,7 @@ class _Hunt:
         new: dict[Structure, tuple[_Plan, tuple[int, ...]]] = {}
         keys = []
         for plan, ranks in wanted:
-            structure = plan.tree.structure(ranks).canonical()
+            structure = self._canonical(plan.tree, ranks)
             keys.append(structure)
             if structure not in self.found and self.problem.space.allows(structure):
                 new.setdefault(structure, (plan, ranks))
@@ -207,10 +212,18 @@ class _Hunt:
             trials = yield list(new)
             for trial, (structure, (plan, ranks)) in zip(trials, new.items(), strict=True):
                 one = _Found(plan, ranks, trial)
+                self.tried.add((plan.guide.shape, plan.tree.key))
                 self.found[structure] = one
                 if self.best is None or trial.score < self.best.trial.score:
                     self.best = one
         return [self.found[key] for key in keys if key in self.found]
+
+    def _canonical(self, tree: Tree, ranks: tuple[int, ...]) -> Structure:
+        """Return the canonical structure, remembered: its internal cores are brought into all orders."""
+        place = (tree, ranks)
+        if place not in self.canonical:
+            self.canonical[place] = tree.structure(ranks).canonical()
+        return self.canonical[place]
 
     def fit(self, plans: Sequence[_Plan]) -> Asking:
         """Let each tree show how far its error is below the sum of tails, and choose its ranks by that, repeatedly.
@@ -237,8 +250,8 @@ class _Hunt:
         return self.best is not None and self.best.trial.score < before
 
     def _expected(self, plan: _Plan) -> float:
-        """Return the score that the model promises for the best ranks of a tree."""
-        chosen = plan.guide.ranks(plan.tree, plan.model)
+        """Return the score that the model promises for good ranks of a tree."""
+        chosen = plan.guide.ranks(plan.tree, plan.model, is_exact=False)
         if chosen is None:
             return math.inf
         rse = min(1.0, max(0.0, plan.model.offset + chosen.tails))
@@ -246,26 +259,26 @@ class _Hunt:
 
     def is_promising(self, plan: _Plan) -> bool:
         """Return whether a tree is new and could come near the best."""
-        if any(one.plan.tree == plan.tree and one.plan.guide is plan.guide for one in self.found.values()):
+        if (plan.guide.shape, plan.tree.key) in self.tried:
             return False
         return self.best is None or self._expected(plan) < 1.1 * self.best.trial.score
 
     def leaders(self, count: int) -> list[_Found]:
         """Return the best structure of each of the best trees."""
-        leaders: dict[tuple[tuple[int, ...], Tree], _Found] = {}
+        leaders: dict[TreeKey, _Found] = {}
         for one in sorted(self.found.values(), key=lambda one: one.trial.score):
-            leaders.setdefault((one.plan.guide.shape, one.plan.tree), one)
+            leaders.setdefault((one.plan.guide.shape, one.plan.tree.key), one)
         return list(leaders.values())[:count]
 
     def next_finalist(self) -> _Found | None:
         """Return the best structure of the trees whose ranks were not adjusted yet."""
-        left = [one for one in self.found.values() if (one.plan.guide.shape, one.plan.tree) not in self.adjusted]
+        left = [one for one in self.found.values() if (one.plan.guide.shape, one.plan.tree.key) not in self.adjusted]
         return min(left, key=lambda one: one.trial.score, default=None)
 
     def adjust(self, start: _Found) -> Asking:
         """Weigh the tail of each bond by the error that lowering its rank causes, and choose all ranks again."""
         guide, tree = start.plan.guide, start.plan.tree
-        self.adjusted.add((guide.shape, tree))
+        self.adjusted.add((guide.shape, tree.key))
         here, gained = start, False
         while True:
             lower = [
