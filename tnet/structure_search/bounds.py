@@ -68,7 +68,7 @@ class CutBounds:
             return np.zeros((len(ranks), 0))
         logs = np.log(ranks) @ self.crossing
         if self.n_internal:
-            logs = logs.reshape(len(ranks), n_cuts, -1).min(axis=2)
+            logs = logs.reshape(len(ranks), n_cuts, 1 << self.n_internal).min(axis=2)
         capacity = np.rint(np.exp(np.minimum(logs, math.log(width - 1)))).astype(np.intp)
         capacity += np.arange(n_cuts) * width
         return tails.reshape(-1)[capacity]

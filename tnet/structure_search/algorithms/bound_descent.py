@@ -92,9 +92,9 @@ def _kicked(landscape: Landscape, point: Points, rng: np.random.Generator) -> Po
     if way == 1 and landscape.space.kind == "permutations":
         i, j = rng.choice(landscape.n_modes, 2, replace=False)
         order[[i, j]] = order[[j, i]]
-    elif way == 1 and len(landscape.exchanges):
+    elif way == 1 and len(landscape.renamings):
         for _ in range(int(rng.integers(1, 4))):
-            row = row[landscape.exchanges[rng.integers(len(landscape.exchanges))]]
+            row = row[landscape.renamings[rng.integers(len(landscape.renamings))]]
     else:
         chosen = rng.choice(n_slots, min(n_slots, int(rng.integers(1, 6))), replace=False)
         row[chosen] = row[chosen] + rng.integers(1, 3, len(chosen)) if way == 0 else rng.integers(1, 5, len(chosen))

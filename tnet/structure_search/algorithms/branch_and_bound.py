@@ -102,16 +102,18 @@ class _SizeBound:
         self.logs = np.log(landscape.sizes) @ self.members + np.log(_needed(landscape, subsets, score))
         self.alone = np.zeros(landscape.n_cores)
         self.alone[:n] = _needed(landscape, [1 << mode for mode in range(n)], score)
-        self.partitions = np.zeros((len(subsets), len(partitions)))
-        for k, partition in enumerate(partitions):
-            self.partitions[[number[block] for block in partition], k] = 1
+        self.partitions = [  # of equally many blocks: numbers of the blocks, shape (n_blocks, n_partitions)
+            np.array([[number[block] for block in p] for p in partitions if len(p) == length]).T
+            for length in sorted({len(p) for p in partitions})
+        ]
 
     def __call__(self, points: Points) -> np.ndarray:
         """Return the bounds, given the least ranks."""
         ranks = self.landscape.pair_ranks(points)
         sizes = np.maximum(self.landscape.products_of(ranks), self.alone) * self.landscape.sizes
         mean = self.count * np.exp((np.log(ranks) @ self.inside + self.logs) / self.count)
-        modes = (np.maximum(sizes @ self.members, mean) @ self.partitions).max(axis=1)
+        blocks = np.maximum(sizes @ self.members, mean).T
+        modes = np.max([blocks[numbers].sum(axis=0).max(axis=0) for numbers in self.partitions], axis=0)
         return (modes + sizes[:, self.landscape.n_modes :].sum(axis=1)) * (1 - 1e-12)
 
 
@@ -192,9 +194,10 @@ class _Tree:
         orders = np.broadcast_to(self.order, (len(least), len(self.order)))
         low, high = Points(least, orders), Points(most, orders)
         keep = self.landscape.allowed(low)
-        n_params = self.least_size(low)
+        n_params = self.landscape.n_params(low)
         keep &= self.landscape.score_at(n_params, np.zeros(len(least))) < self.score
         if keep.any():
+            n_params = self.least_size(low.part(keep))
             bounds = self.landscape.scores(high.part(keep)).bound
-            keep[keep] = self.landscape.score_at(n_params[keep], bounds) < self.score
+            keep[keep] = self.landscape.score_at(n_params, bounds) < self.score
         return keep

@@ -41,7 +41,7 @@ class CutBound:
     max_nodes : int
         Of branch and bound, each time that the best score fell.
     effort : int
-        Descents on the bound alone that may be in vain, for each rank variable.
+        Descents on the bound alone that may be in vain, for each rank variable and each choice of an internal core.
 
     Notes
     -----
@@ -62,7 +62,7 @@ class CutBound:
 
     batch: int = 8
     patience: int = 48
-    max_nodes: int = 200_000
+    max_nodes: int = 400_000
     effort: int = 4
 
     prunes: ClassVar[bool] = True
@@ -113,11 +113,11 @@ class _Search:
             if landscape.bounds is None:
                 pool.add(landscape.random(self.settings.batch, self.rng), math.inf)
                 continue
-            patience = 20 + self.settings.effort * len(landscape.slots)
+            patience = 20 + self.settings.effort * len(landscape.slots) * (1 + landscape.space.n_internal)
             pool.add(local_minima(landscape, _bound_score(landscape), self.rng, patience=patience), math.inf)
             if landscape.space.kind == "free":
                 trees = landscape.without_loops()
-                found = local_minima(trees, _bound_score(trees), self.rng, patience=patience)
+                found = local_minima(trees, _bound_score(trees), self.rng, patience=patience // 2)
                 found = found.part(slice(_TREES_KEPT))
                 pool.add(found, math.inf)
                 self.first.append((pool, pool.place(found.part(slice(1)))))
@@ -205,7 +205,9 @@ class _Search:
             return
         found = []
         for pool in self.pools:
-            points = all_below(pool.landscape, self.best, max_nodes=self.settings.max_nodes)
+            points = all_below(
+                pool.landscape, self.best, max_nodes=self.settings.max_nodes >> pool.landscape.space.n_internal
+            )
             if points is None:
                 self.failed_below = self.best
                 return

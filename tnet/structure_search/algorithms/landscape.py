@@ -80,8 +80,9 @@ class Landscape:
         self.bounds: CutBounds | None = None
         if isinstance(problem.spectra, CutSpectra) and problem.spectra.n_cuts and space.n_internal <= 8:
             self.bounds = cut_bounds(problem.spectra, space.n_internal)
-        self.additions = self._additions()
-        self.exchanges = self._exchanges()
+        self.falling, self.rising = self._additions()
+        self.swapped = self._swaps()
+        self.renamings = self._renamings()
 
     def without_loops(self) -> Landscape:
         """Return the trees among the structures of this landscape of any bonds."""
@@ -96,28 +97,31 @@ class Landscape:
         total = math.prod(self.shape)
         return min(self.space.max_rank, max(total // self.shape[pair[0]], total // self.shape[pair[1]]))
 
-    def _additions(self) -> np.ndarray:
-        """Return what moves add to the ranks: one up, one down, one moved to another slot."""
-        unit = np.eye(len(self.slots), dtype=np.int64)
-        moved = [unit[b] - unit[a] for a, b in itertools.permutations(range(len(unit)), 2)]
-        return np.concatenate([-unit, unit, np.array(moved, dtype=np.int64).reshape(-1, len(unit))])
-
-    def _exchanges(self) -> np.ndarray:
-        """Return orders of slots: two bonds of one core change places; two modes change places."""
+    def _additions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return for each move the slot whose rank falls and the one whose rank rises; the last number is neither."""
         count = len(self.slots)
+        moves = [(count, up) for up in range(count)] + [(down, count) for down in range(count)]
+        moves += itertools.permutations(range(count), 2)
+        found = np.array(moves, dtype=np.intp).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+    def _swaps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs of slots with a common core, whose ranks may change places."""
+        pairs = itertools.combinations(range(len(self.slots)), 2)
+        found = [(a, b) for a, b in pairs if set(self.slots[a]) & set(self.slots[b])]
+        array = np.array(found, dtype=np.intp).reshape(-1, 2)
+        return array[:, 0], array[:, 1]
+
+    def _renamings(self) -> np.ndarray:
+        """Return the orders of slots in which two modes change places, where any slot may have any rank."""
         found = []
-        for a, b in itertools.combinations(range(count), 2):
-            if set(self.slots[a]) & set(self.slots[b]):
-                order = np.arange(count)
-                order[[a, b]] = b, a
-                found.append(order)
         if self.space.kind in ("free", "trees"):
             number = {tuple(pair): k for k, pair in enumerate(self.slots.tolist())}
             for i, j in itertools.combinations(range(self.n_modes), 2):
                 renamed = {i: j, j: i}
                 pairs = [tuple(sorted(renamed.get(core, core) for core in pair)) for pair in self.slots.tolist()]
                 found.append(np.array([number[pair] for pair in pairs]))
-        return np.array(found, dtype=np.intp).reshape(-1, count)
+        return np.array(found, dtype=np.intp).reshape(-1, len(self.slots))
 
     def pair_ranks(self, points: Points) -> np.ndarray:
         """Return the ranks of all pairs of cores, 1 where there is no slot: shape (B, n_pairs)."""
@@ -225,11 +229,22 @@ class Landscape:
     def neighbours(self, points: Points, place: int) -> Points:
         """Return the points one move away from one of the points."""
         row, order = points.ranks[place], points.order[place]
-        step = np.maximum(row // 4, 1)  # large ranks move by more than one as well
-        far = np.diag(step * (step > 1))
-        ranks = np.concatenate([row + self.additions, row + far, row - far, row[self.exchanges]])
-        ranks = ranks[((ranks >= self.lowest) & (ranks <= self.highest)).all(axis=1)]
-        ranks = ranks[(ranks != row).any(axis=1)]
+        down, up = np.append(row > self.lowest, True), np.append(row < self.highest, True)
+        fits = down[self.falling] & up[self.rising]
+        ranks = np.repeat(np.append(row, 0)[None], int(fits.sum()), axis=0)
+        every = np.arange(len(ranks))
+        ranks[every, self.falling[fits]] -= 1
+        ranks[every, self.rising[fits]] += 1
+        first, second = (slots[row[self.swapped[0]] != row[self.swapped[1]]] for slots in self.swapped)
+        swapped = np.repeat(row[None], len(first), axis=0)
+        swapped[np.arange(len(first)), first], swapped[np.arange(len(first)), second] = row[second], row[first]
+        far = np.diag(row // 4 * (row >= 8))  # large ranks move by more than one as well
+        far = far[far.any(axis=1)]
+        others = np.concatenate([row + far, row - far, swapped, row[self.renamings]])
+        others = others[
+            ((others >= self.lowest) & (others <= self.highest)).all(axis=1) & (others != row).any(axis=1)
+        ]
+        ranks = np.concatenate([ranks[:, :-1], others])
         orders = np.broadcast_to(order, (len(ranks), len(order)))
         if self.space.kind == "permutations":
             pairs = np.array(list(itertools.combinations(range(self.n_modes), 2)))
