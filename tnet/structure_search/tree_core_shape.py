@@ -22,6 +22,7 @@ from tnet.structure_search.core_shape import (
 from tnet.structure_search.structure import Structure
 from tnet.structure_search.tree_ranks import least_tails
 from tnet.structure_search.tree_topology import CutPrices, tree_of
+from tnet.structure_search.tucker_packing import MOST_LABELS
 
 __all__ = ["TreeCoreShape", "tree_core_shape"]
 
@@ -144,7 +145,8 @@ def tree_core_shape(
         squared, exponent = found.squared, found.prepared.exponent
     budget = checked_budget(max_params, sum(tree.shape) + tree.n_internal)
     kept = [kept_sums(s) for s in squared]
-    best = least_tails(walked, [CutPrices(np.arange(1, len(f) + 1), f[-1] - f) for f in kept], budget)
+    tails = [CutPrices(np.arange(1, len(f) + 1), f[-1] - f) for f in kept]
+    best = least_tails(walked, tails, budget, most_labels=MOST_LABELS)
     assert best is not None  # rank 1 everywhere fits
     ranks = dict(zip(order, best.ranks, strict=True))
     value = math.fsum(float(f[r - 1]) for f, r in zip(kept, best.ranks, strict=True))

@@ -58,10 +58,13 @@ def fewest_params(
 
 
 def least_tails(
-    tree: Tree, tails: Sequence[CutPrices], max_params: int, *, is_exact: bool = True
+    tree: Tree, tails: Sequence[CutPrices], max_params: int, *, is_exact: bool = True, most_labels: int = _MOST_LABELS
 ) -> Assignment | None:
-    """Return the ranks with the least sum of tails within ``max_params``, by the same method; None where none fit."""
-    return _Ranks(tree, tails).solve(float(max_params), tails_are_bounded=False, is_exact=is_exact)
+    """Return the ranks with the least sum of tails within ``max_params``, by the same method; None where none fit.
+
+    Up to ``most_labels`` labels are kept at a bond; where that is too few, the assignment is not proven.
+    """
+    return _Ranks(tree, tails, most_labels).solve(float(max_params), tails_are_bounded=False, is_exact=is_exact)
 
 
 def ranks_at_price(tree: Tree, tails: Sequence[CutPrices], price: float) -> Assignment:
@@ -81,8 +84,9 @@ class _Labels(NamedTuple):
 class _Ranks:
     """A tree with its choices of ranks, and passes over it. Bond e leads to core ``tree.bonds[e][1]``."""
 
-    def __init__(self, tree: Tree, tails: Sequence[CutPrices]) -> None:
+    def __init__(self, tree: Tree, tails: Sequence[CutPrices], most_labels: int = _MOST_LABELS) -> None:
         self.tree = tree
+        self.most_labels = most_labels
         self.ranks = [choice.ranks.astype(float) for choice in tails]
         self.tails = [choice.prices for choice in tails]
         n_cores = len(tree.shape) + tree.n_internal
@@ -207,9 +211,9 @@ class _Ranks:
             bound = np.take(outside[e], ends.parts[:, -1]) + ends.params + price * ends.tails
             cost = ends.tails if tails_are_bounded else ends.params
             kept = _undominated(ends, (bound < limit) & (cost <= budget))
-            if len(kept) > _MOST_LABELS:
+            if len(kept) > self.most_labels:
                 is_proven = False
-                kept = np.sort(kept[np.argsort(bound[kept], kind="stable")[:_MOST_LABELS]])
+                kept = np.sort(kept[np.argsort(bound[kept], kind="stable")[: self.most_labels]])
             labels[e] = _taken(ends, kept)
         parts, is_whole = self._combined(0, [], hulls, labels, price, budget, limit, tails_are_bounded)
         is_proven = is_proven and is_whole
@@ -265,10 +269,10 @@ class _Ranks:
                 pieces.append(_taken(piece, _undominated(piece, alive)))
             joined = _Labels(*(np.concatenate(fields) for fields in zip(*pieces, strict=True)))
             state = _taken(joined, _undominated(joined, np.ones(len(joined.ranks), dtype=bool)))
-            if len(state.ranks) > _MOST_LABELS:
+            if len(state.ranks) > self.most_labels:
                 is_whole = False
                 bound = state.params + price * state.tails + _least_at_many(rest, self.size[core] * state.ranks)
-                state = _taken(state, np.sort(np.argsort(bound, kind="stable")[:_MOST_LABELS]))
+                state = _taken(state, np.sort(np.argsort(bound, kind="stable")[: self.most_labels]))
         return state, is_whole
 
     @staticmethod

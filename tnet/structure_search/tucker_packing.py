@@ -11,7 +11,9 @@ import numpy as np
 from tnet.structure_search.tree_ranks import least_tails
 from tnet.structure_search.tree_topology import CutPrices, Tree
 
-__all__ = ["TuckerPacking", "packed_exactly", "packed_greedily"]
+__all__ = ["MOST_LABELS", "TuckerPacking", "packed_exactly", "packed_greedily"]
+
+MOST_LABELS = 200_000  # partial choices at a bond before a proof is given up
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ def packed_exactly(packing: TuckerPacking, largest: Sequence[int] | None = None)
     tails = [
         CutPrices(np.arange(1, limit + 1), f[-1] - f[:limit]) for f, limit in zip(packing.kept, limits, strict=True)
     ]
-    found = least_tails(tree, tails, packing.max_params)
+    found = least_tails(tree, tails, packing.max_params, most_labels=MOST_LABELS)
     assert found is not None  # rank 1 everywhere fits
     return found.ranks, found.is_proven
 
