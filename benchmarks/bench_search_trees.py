@@ -13,7 +13,6 @@ import itertools
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,5 +135,4 @@ def halved(modes: tuple[int, ...]) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("error")
     main()

@@ -65,7 +65,8 @@ class TreeSearch:
     factor. In the end every rank of the best trees is lowered by one; what that costs weighs the tails of each bond,
     and the ranks are chosen again, until that brings nothing more.
 
-    It returns the bound that no tree can beat (:meth:`TreeGuide.bound`) where the space is of trees.
+    It ends as soon as the best score is one that no tree can beat (:meth:`TreeGuide.bound`), and returns that bound
+    where the space is of trees.
 
     References
     ----------
@@ -97,19 +98,18 @@ class TreeSearch:
         """
         guides = _guides(problem)
         hunt = _Hunt(problem, guides)
+        bounds = [guide.bound() for guide in guides]
+        bound = min(-math.inf if one is None else one for one in bounds)
         yield from self._opening(hunt)
         if problem.space.kind != "ranks":
-            while (yield from self._vary(hunt, rng)):
+            while not hunt.has_reached(bound) and (yield from self._vary(hunt, rng)):
                 pass
         for _ in range(self.n_finalists):
             finalist = hunt.next_finalist()
-            if finalist is None:
+            if finalist is None or hunt.has_reached(bound):
                 break
             yield from hunt.adjust(finalist)
-        if problem.space.kind != "trees":
-            return None
-        bounds = [guide.bound() for guide in guides]
-        return None if any(b is None for b in bounds) else min(b for b in bounds if b is not None)
+        return bound if problem.space.kind == "trees" and bound > -math.inf else None
 
     def _opening(self, hunt: _Hunt) -> Asking:
         """Ask for the best trees of each shape at several slacks, each with the ranks that its true error allows."""
@@ -262,6 +262,10 @@ class _Hunt:
         if (plan.guide.shape, plan.tree.key) in self.tried:
             return False
         return self.best is None or self._expected(plan) < 1.1 * self.best.trial.score
+
+    def has_reached(self, bound: float) -> bool:
+        """Return whether the best score is that of the best tree there may be."""
+        return self.best is not None and self.best.trial.score <= bound
 
     def leaders(self, count: int) -> list[_Found]:
         """Return the best structure of each of the best trees."""
