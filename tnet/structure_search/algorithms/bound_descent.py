@@ -85,18 +85,31 @@ def local_minima(
 
 
 def _kicked(landscape: Landscape, point: Points, rng: np.random.Generator) -> Points:
-    """Return a point a few moves away: ranks raised, bonds or modes exchanged, or some ranks drawn anew."""
+    """Return a point a few moves away: ranks raised, modes exchanged, some ranks drawn anew, or bonds made a star."""
     row, order = point.ranks[0].copy(), point.order[0].copy()
     n_slots = len(row)
-    way = rng.integers(3)
+    way = rng.integers(3 if landscape.space.n_internal == 0 else 5)
     if way == 1 and landscape.space.kind == "permutations":
         i, j = rng.choice(landscape.n_modes, 2, replace=False)
         order[[i, j]] = order[[j, i]]
     elif way == 1 and len(landscape.renamings):
         for _ in range(int(rng.integers(1, 4))):
             row = row[landscape.renamings[rng.integers(len(landscape.renamings))]]
+    elif way >= 3:
+        row = _starred(landscape, row, rng)
     else:
         chosen = rng.choice(n_slots, min(n_slots, int(rng.integers(1, 6))), replace=False)
         row[chosen] = row[chosen] + rng.integers(1, 3, len(chosen)) if way == 0 else rng.integers(1, 5, len(chosen))
     kicked = Points(np.clip(row, landscape.lowest, landscape.highest)[None], order[None])
     return kicked if landscape.allowed(kicked)[0] else point
+
+
+def _starred(landscape: Landscape, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return ranks in which an internal core takes the place of the bonds among some cores."""
+    centre = landscape.n_modes + int(rng.integers(landscape.space.n_internal))
+    others = np.delete(np.arange(landscape.n_cores), centre)
+    chosen = rng.choice(others, min(len(others), int(rng.integers(3, 6))), replace=False)
+    inside = np.isin(landscape.slots, chosen)
+    of_centre = (landscape.slots == centre).any(axis=1)
+    row = np.where(of_centre | inside.all(axis=1), 1, row)
+    return np.where(of_centre & inside.any(axis=1), 2, row)
