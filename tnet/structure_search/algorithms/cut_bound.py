@@ -39,7 +39,7 @@ class CutBound:
     patience : int
         It ends after so many evaluations in vain, unless it can soon prove that nothing is better.
     max_nodes : int
-        Of branch and bound, each time that the best score fell.
+        Of branch and bound, each time that the best score fell; shared out where there are internal cores.
     effort : int
         Descents on the bound alone that may be in vain, for each rank variable and each choice of an internal core.
 
@@ -206,7 +206,7 @@ class _Search:
         found = []
         for pool in self.pools:
             points = all_below(
-                pool.landscape, self.best, max_nodes=self.settings.max_nodes >> pool.landscape.space.n_internal
+                pool.landscape, self.best, max_nodes=self.settings.max_nodes // (1 + pool.landscape.space.n_internal)
             )
             if points is None:
                 self.failed_below = self.best
