@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--starts", type=int, default=32, help="random starts of each structure, for the GPU")
+    parser.add_argument("--starts", type=int, nargs="+", default=[32, 256], help="of each structure, for the GPU")
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     cases = [case for case in CASES if arguments.only in case]
@@ -40,7 +40,7 @@ def main() -> None:
         rows = [on_one_core(case, arguments.rounds) for case in cases]
         name, clock = "batched_evaluation", "process CPU, least of the rounds"
     else:
-        rows = [on_a_gpu(case, arguments.rounds, arguments.starts) for case in cases]
+        rows = [on_a_gpu(case, arguments.rounds, n) for case in cases for n in arguments.starts]
         name, clock = "batched_evaluation_cuda", "CPU: process CPU of one core; GPU: wall; least of the rounds"
     print(record.table(rows))
     settings = {

@@ -16,6 +16,7 @@ from tnet.structure_search.evaluate.requests import (
     failed,
     fitting_members,
     in_precision_of,
+    kind_of_device,
     must_share_order,
 )
 from tnet.structure_search.evaluate.stacks import Stack, from_stack, sorted_into_stacks, to_stack
@@ -103,7 +104,9 @@ class Adam:
             raise BackendError("Adam is for real tensors; for complex ones choose the solver ALS.")
         data = prepared_data(x, loss)
         evaluations, members = fitting_members(x, loss, starts)
-        for stack in sorted_into_stacks(members, self.n_repeats, "layers", share_order=must_share_order(x)):
+        for stack in sorted_into_stacks(
+            members, self.n_repeats, "layers", share_order=must_share_order(x), device=kind_of_device(x)
+        ):
             try:
                 found = self._solve_stack(data, stack, starts)
             except Exception as error:  # what a function of the user raises fails its trials, not the search

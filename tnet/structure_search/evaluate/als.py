@@ -126,18 +126,18 @@ class ALS:
         The error of an evaluation is that of the residual itself, in the precision of computation.
         """
         if isinstance(loss, DifferentiableLoss):
-            raise InputError("a DifferentiableLoss has no least squares: search with solver=Adam(...).")
+            raise InputError("a DifferentiableLoss has no least squares: choose the solver LBFGS.")
         data = prepared_data(x, loss)
         evaluations, members = fitting_members(x, loss, starts)
         gram = None if isinstance(loss, SquaredError) else "environment"
         kind, share = kind_of_device(x), must_share_order(x)
-        stacks = sorted_into_stacks(members, self.n_starts, gram, share_order=share)
+        stacks = sorted_into_stacks(members, self.n_starts, gram, share_order=share, device=kind)
         while stacks:
             stack = stacks.pop()
             if len(stack.members) > 1 and stack.program.n_entries * itemsize(data.x) > self.max_bytes:
                 # Padding may be what is too much: each has its own memory.
                 for member in stack.members:
-                    stacks += sorted_into_stacks([member], self.n_starts, gram, share_order=share)
+                    stacks += sorted_into_stacks([member], self.n_starts, gram, share_order=share, device=kind)
                 continue
             for number, evaluation in self._solve_stack(data, stack, starts, kind):
                 evaluations[number] = evaluation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,12 @@ from tnet.structure_search.structure import Structure
 __all__ = ["Member", "Stack", "from_stack", "random_starts", "sorted_into_stacks", "to_stack"]
 
 # What padding may cost: a product of a stack costs so many multiply-adds of overhead for the stack and for each item.
-_CALL_MACS = 4_000.0
+# On a GPU that is the time of its launches, so that all with one graph share a stack unless they are large.
+_CALL_MACS = {"cpu": 4_000.0, "cuda": 1e8}
 _ITEM_MACS = 300.0
+
+
+Device = Literal["cpu", "cuda"]
 
 
 class Member(NamedTuple):
@@ -38,7 +42,7 @@ class Stack(NamedTuple):
 
 
 def sorted_into_stacks(
-    members: Sequence[Member], n_starts: int, gram: Gram | None, *, share_order: bool
+    members: Sequence[Member], n_starts: int, gram: Gram | None, *, share_order: bool, device: Device = "cpu"
 ) -> list[Stack]:
     """Return stacks of structures with one graph, whose ranks are so near that padding costs less than it saves.
 
@@ -51,22 +55,24 @@ def sorted_into_stacks(
         How normal matrices must be made; None: the cheaper way.
     share_order : bool
         Whether the structures of a stack must have their modes in one order, so that they share x.
+    device : {"cpu", "cuda"}
+        Where they run.
     """
     by_graph: dict[tuple, list[Member]] = {}
     for member in members:
         key = (member.form.graph, member.form.order if share_order else ())
         by_graph.setdefault(key, []).append(member)
-    return [stack for together in by_graph.values() for stack in _split_by_ranks(together, n_starts, gram)]
+    return [stack for together in by_graph.values() for stack in _split_by_ranks(together, n_starts, gram, device)]
 
 
-def _split_by_ranks(members: Sequence[Member], n_starts: int, gram: Gram | None) -> list[Stack]:
+def _split_by_ranks(members: Sequence[Member], n_starts: int, gram: Gram | None, device: Device) -> list[Stack]:
     graph = members[0].form.graph
     tree, way = best_tree(graph, gram)
 
     def cost(ranks: tuple[int, ...], count: int) -> float:
         products = 7.0 * len(graph[0])
         per_item = sweep_cost(graph, ranks, tree, way) + products * _ITEM_MACS
-        return products * _CALL_MACS + count * n_starts * per_item
+        return products * _CALL_MACS[device] + count * n_starts * per_item
 
     parts: list[tuple[tuple[int, ...], list[Member], float]] = []
     for member in sorted(members, key=lambda m: (sweep_cost(graph, m.form.ranks, tree, way), m.number)):
