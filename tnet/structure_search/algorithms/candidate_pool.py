@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tnet.structure_search.algorithms.error_model import ErrorModel, described
@@ -73,6 +75,10 @@ class CandidatePool:
     def waiting(self, below: float) -> np.ndarray:
         """Return the places of points that were not tried, and whose bound is below a score."""
         return np.flatnonzero(~self.tried & (self.bound_score < below))
+
+    def are_smaller(self, places: np.ndarray) -> np.ndarray:
+        """Return which points have fewer parameters than the tensor has entries."""
+        return self.landscape.n_params(self.points.part(places)) < math.prod(self.landscape.shape)
 
     def n_bonds(self, places: np.ndarray) -> np.ndarray:
         """Return the number of bonds of points."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -15,8 +15,9 @@ from tnet.structure_search.algorithms.bound_descent import Score, local_minima
 from tnet.structure_search.algorithms.branch_and_bound import all_below, least_score
 from tnet.structure_search.algorithms.candidate_pool import CandidatePool
 from tnet.structure_search.algorithms.landscape import Landscape, Points
+from tnet.structure_search.algorithms.trees import TreeSearch
 from tnet.structure_search.objective import INFEASIBLE
-from tnet.structure_search.proposals import Problem, Proposals
+from tnet.structure_search.proposals import Candidate, Problem, Proposals
 from tnet.structure_search.spectra import CutSpectra, cut_spectra
 from tnet.structure_search.structure import Structure
 from tnet.structure_search.trials import Trial
@@ -25,6 +26,7 @@ __all__ = ["CutBound"]
 
 _NEIGHBOURS_KEPT = 200  # of a structure that was evaluated
 _TREES_KEPT = 8
+_BEFORE_TREES = 16  # structures asked for: what can be proven soon is proven by then
 _BOUND_TRUSTED = 8  # evaluations in vain in the order of the bound, before the model gets most of each batch
 
 
@@ -54,7 +56,8 @@ class CutBound:
        an evaluated structure that contains them, if that is larger;
     3. lists all structures with :math:`F_{LB}` below the best score by branch and bound. Where the list is complete
        and every member was evaluated, the best is optimal, as far as the solver found the error of each;
-    4. elsewhere takes half of each batch from structures that a model of the error expects to be best: near the best
+    4. elsewhere runs :class:`~tnet.structure_search.algorithms.TreeSearch` once, whose ranks are exact for trees, and
+       then takes half of each batch from structures that a model of the error expects to be best: near the best
        so far, or found by local search on the model's prediction.
 
     Without spectra (completion, weights, other losses) the model has only the ranks to go by.
@@ -80,6 +83,8 @@ class CutBound:
         while batch := search.next_batch():
             trials = yield [entry.structure for entry in batch]
             search.learn(batch, trials)
+            if search.wants_trees:
+                yield from search.trees()
         return search.bound_of_the_rest()
 
 
@@ -105,6 +110,8 @@ class _Search:
         self.listed_below: float | None = None
         self.failed_below = math.inf
         self.first: list[tuple[CandidatePool, int]] = []
+        has_tails = isinstance(problem.spectra, CutSpectra) and problem.spectra.n_cuts > 0
+        self.trees_wait = problem.space.kind == "free" and has_tails
 
     def seed(self) -> None:
         """Fill the pools with the local minima of the bound, or with random structures where there is none."""
@@ -136,6 +143,7 @@ class _Search:
         if self.listed_below is None:
             self._follow_model()
             waiting = [(pool, pool.waiting(self.best)) for pool in self.pools]
+        waiting = _smaller_first(waiting)
         by_bound = _ranked([(pool, places, pool.believed_score(places)) for pool, places in waiting])
         ready = all(pool.model.is_ready for pool in self.pools) and not provable
         if not ready:
@@ -199,6 +207,43 @@ class _Search:
                 near = entry.pool.landscape.neighbours(entry.pool.points, entry.place)
                 entry.pool.add(near, self.best, _NEIGHBOURS_KEPT)
 
+    @property
+    def wants_trees(self) -> bool:
+        """Whether the first answers have shown that this will take longer, and trees were not searched yet."""
+        return self.trees_wait and self.listed_below is None and len(self.asked) >= _BEFORE_TREES
+
+    def trees(self) -> Generator[Sequence[Structure | Candidate], Sequence[Trial], None]:
+        """Carry the dialogue of the search for trees, and take in what it finds."""
+        self.trees_wait = False
+        space = replace(self.problem.space, kind="trees")
+        dialogue = TreeSearch().propose(replace(self.problem, space=space), self.rng)
+        trials: Sequence[Trial] | None = None
+        while True:
+            try:
+                asked = next(dialogue) if trials is None else dialogue.send(trials)
+            except StopIteration:
+                return
+            trials = yield asked
+            for trial in trials:
+                self._learn_tree(trial)
+            # A bound is no error: what was ruled out counts as failed.
+            trials = [
+                replace(trial, rse=math.inf, score=math.inf) if trial.status == "pruned" else trial
+                for trial in trials
+            ]
+
+    def _learn_tree(self, trial: Trial) -> None:
+        structure = trial.structure
+        self.asked.add(structure.canonical())
+        pool = next((pool for pool in self.pools if pool.landscape.shape == structure.shape), None)
+        if pool is None or trial.status == "pruned":
+            return
+        point = pool.landscape.point_of(structure)
+        pool.add(point, math.inf)
+        place = pool.place(point)
+        pool.tried[place] = True
+        self.learn([_Entry(pool, place, structure, False)], [trial])
+
     def _list_all(self) -> None:
         """List what may be better than the best by branch and bound, if that was not done and may succeed."""
         if self.listed_below is not None or not self.best < min(self.failed_below, INFEASIBLE):
@@ -244,6 +289,12 @@ class _Search:
                 return None
             bounds.append(least)
         return min(bounds)
+
+
+def _smaller_first(waiting: list[tuple[CandidatePool, np.ndarray]]) -> list[tuple[CandidatePool, np.ndarray]]:
+    """Return only what is smaller than the tensor, while there is any: the rest is dear, and hardly ever the best."""
+    smaller = [(pool, places[pool.are_smaller(places)]) for pool, places in waiting]
+    return smaller if any(len(places) for _, places in smaller) else waiting
 
 
 def _of_all_shapes(problem: Problem) -> list[Problem]:

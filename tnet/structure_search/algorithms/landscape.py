@@ -185,6 +185,10 @@ class Landscape:
         order = points.order[place, : self.n_modes].tolist() if self.space.kind == "permutations" else None
         return self.space.place(self.shape, points.ranks[place].tolist(), order)
 
+    def point_of(self, structure: Structure) -> Points:
+        """Return a structure of this shape, modes in their own order, as a point."""
+        return self.points(np.array([[structure.rank(i, j) for i, j in self.slots.tolist()]], dtype=np.int64))
+
     def points(self, ranks: np.ndarray) -> Points:
         """Return points with these ranks of the slots, modes in their own order."""
         return Points(ranks, np.broadcast_to(np.arange(self.n_cores), (len(ranks), self.n_cores)))
