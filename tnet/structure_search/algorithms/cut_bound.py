@@ -48,7 +48,7 @@ class CutBound:
     Notes
     -----
     For every structure :math:`F_{LB}`, the objective at the bound by the cuts
-    (:func:`~tnet.structure_search.bounds.lower_bounds`), is at most its score, and costs microseconds. The search
+    (``bounds.lower_bounds``), is at most its score, and costs microseconds. The search
 
     1. runs iterated local search on :math:`F_{LB}` (ranks one up or down or moved to another bond, bonds or modes
        exchanged), over the whole space and over its trees, whose bound is nearly sharp;

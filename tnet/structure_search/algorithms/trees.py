@@ -55,17 +55,17 @@ class TreeSearch:
 
     .. math:: \max_e t_e(r_e) \le \mathrm{RSE} \le \sum_e t_e(r_e)
 
-    with the tails t of the squared singular values (:func:`~tnet.structure_search.cut_spectra`). So parameters plus
+    with the tails t of the squared singular values (``spectra.cut_spectra``). So parameters plus
     a price times the sum of tails can be had for any tree without decomposing it, and the best of *all* trees with
     all ranks follows from dynamic programming over sets of modes
-    (:func:`~tnet.structure_search.tree_topology.cheapest_tree`), where the program synthesis of Guo et al. [1]_
+    (``tree_topology.cheapest_tree``), where the program synthesis of Guo et al. [1]_
     lists sketches of trees and solves an integer programme for each. The ranks of one tree within a budget are exact
-    (:func:`~tnet.structure_search.tree_ranks.fewest_params`). The rest is a dialogue: the true error is below the
+    (``tree_ranks.fewest_params``). The rest is a dialogue: the true error is below the
     sum of tails, by a factor that each tree shows when it is evaluated, and its ranks are chosen again with that
     factor. In the end every rank of the best trees is lowered by one; what that costs weighs the tails of each bond,
     and the ranks are chosen again, until that brings nothing more.
 
-    It ends as soon as the best score is one that no tree can beat (:meth:`TreeGuide.bound`), and returns that bound
+    It ends as soon as the best score is one that no tree can beat (``TreeGuide.bound``), and returns that bound
     where the space is of trees.
 
     References
