@@ -13,6 +13,7 @@ import pytest
 
 from tnet.errors import BackendError, FormatError, InputError, WorkerError
 from tnet.structure_search.budget import Budget, Ending
+from tnet.structure_search.losses import DifferentiableLoss, WeightedError
 from tnet.structure_search.objective import SizeAndError
 from tnet.structure_search.proposals import Candidate
 from tnet.structure_search.search import search
@@ -159,6 +160,20 @@ def test_it_resumes_as_if_it_had_never_ended(tmp_path):
     assert [json.loads(line)["number"] for line in lines] == list(range(len(whole.trials)))
 
 
+def test_cores_that_are_damaged_are_made_again(tmp_path):
+    rounds = ([chain(1, 2), chain(2, 2)],)
+    first = run(Fixed(rounds), resume=tmp_path / "log")
+    files = sorted((tmp_path / "log").glob("trial-*.safetensors"))
+    for file in files:
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.warns(UserWarning, match="damaged"):
+        again = run(Fixed(rounds), resume=tmp_path / "log")
+    assert again.best.structure == first.best.structure
+    assert [trial.score for trial in again.trials] == [trial.score for trial in first.trials]
+    assert sorted((tmp_path / "log").glob("trial-*.safetensors")) == files
+    run(Fixed(rounds), resume=tmp_path / "log")  # whole again: no warning
+
+
 def test_a_fresh_seed_is_kept_in_the_log(tmp_path):
     first = run(Fixed(([chain(1, 2)],)), rng=None, resume=tmp_path / "log")
     assert run(Fixed(([chain(1, 2)],)), rng=None, resume=tmp_path / "log").rng_seed == first.rng_seed
@@ -247,6 +262,16 @@ def test_workers_change_nothing():
         ({"algorithm": "guess"}, InputError),
         ({"mask": np.ones((2, 2), dtype=bool)}, InputError),
         ({"space": SearchSpace("ranks", 2, ((0, 7),))}, InputError),
+        ({"space": "ring"}, InputError),
+        ({"objective": "size"}, InputError),
+        ({"algorithm": 7}, InputError),
+        ({"solver": "als"}, InputError),
+        ({"budget": 5}, InputError),
+        ({"loss": "rse"}, InputError),
+        ({"mask": np.zeros((3, 3), dtype=bool)}, InputError),
+        ({"loss": WeightedError(np.full((3, 3), np.nan), 1)}, InputError),
+        ({"loss": WeightedError(np.eye(3), "1")}, InputError),  # type: ignore[arg-type]
+        ({"loss": DifferentiableLoss(np.sum)}, BackendError),
     ],
 )
 def test_bad_input_is_refused(options, error):

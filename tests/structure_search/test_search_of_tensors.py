@@ -133,3 +133,17 @@ def test_workers_and_logs_change_nothing(tmp_path):
         assert [trial.structure for trial in other.trials] == [trial.structure for trial in whole.trials]
         assert [trial.rse for trial in other.trials] == pytest.approx([trial.rse for trial in whole.trials], rel=1e-3)
         assert other.best.structure == whole.best.structure
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e200])
+def test_the_scale_of_the_tensor_does_not_matter(scale):
+    found = tnet.search(planted() * scale, rtol=1e-3, rng=0)
+    assert found.best.structure == RING
+    assert np.all(np.isfinite(found.best.network.to_dense()))
+
+
+def test_many_modes_have_no_bounds_but_an_answer():
+    x = np.random.default_rng(0).standard_normal((2,) * 14)
+    found = tnet.search(x, max_params=40, space=SearchSpace(max_rank=2), rng=0, budget=Budget(evaluations=3))
+    assert found.feasible
+    assert found.best.n_params <= 40

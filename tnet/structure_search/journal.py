@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,8 @@ class Journal:
     def append(self, trial: Trial, evaluation: Evaluation | None) -> None:
         """Write a trial, its cores first: a line of the log promises that they are there."""
         cores = evaluation.cores if evaluation is not None and trial.status == "evaluated" else None
-        if evaluation is not None and cores is not None:
-            tensors = {f"{k:03d}": to_numpy(core) for k, core in enumerate(cores)}
-            self._folder.save_tensors(_part(trial.number), tensors)
+        if cores is not None:
+            self.keep_cores(trial, cores)
         content = {
             **dataclasses.asdict(dataclasses.replace(trial, structure=None)),  # type: ignore[arg-type]
             "structure": trial.structure.to_json(),
@@ -70,6 +70,11 @@ class Journal:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def keep_cores(self, trial: Trial, cores: Sequence[Array]) -> None:
+        """Write the cores of a trial."""
+        tensors = {f"{k:03d}": to_numpy(core) for k, core in enumerate(cores)}
+        self._folder.save_tensors(_part(trial.number), tensors)
 
     def cores(self, trial: Trial, like: Array) -> tuple[Array, ...] | None:
         """Return the cores of a trial of the log, in the library of ``like``; None where there are none."""

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tnet.arrays import Array, as_array, require_floating, resolve_rng, squared_norm
+from tnet.arrays import Array, as_array, resolve_rng
 from tnet.errors import InputError, WorkerError
 from tnet.parallel import ExecutorLike
 from tnet.structure_search.budget import Budget, Ending
+from tnet.structure_search.evaluate.targets import prepared_data
 from tnet.structure_search.evaluation_round import evaluate
 from tnet.structure_search.journal import Journal, described
 from tnet.structure_search.losses import DifferentiableLoss, Loss, MaskedError, SquaredError, WeightedError
@@ -33,6 +34,13 @@ __all__ = ["search"]
 AlgorithmName = Literal["auto", "tnale", "tnls", "tnga", "greedy", "svdinstn", "trees"]
 
 _MOST_MODES_BOUNDED = 12
+_NEEDED = {
+    "space": (("allows", "check"), "a SearchSpace"),
+    "objective": (("score", "error_to_beat", "enough"), "an objective such as SizeAndError(5.0)"),
+    "algorithm": (("propose",), "the name of an algorithm, or one with a method propose"),
+    "solver": (("solve",), "a solver such as ALS()"),
+    "budget": (("evaluations", "seconds", "patience"), "a Budget"),
+}
 _PIECE = 64  # structures evaluated between two looks at the budget and the log
 
 
@@ -118,15 +126,17 @@ def search(
     """
     started = time.perf_counter()
     x = as_array(x)
-    require_floating(x)
+    if x.ndim < 2 or 0 in x.shape:
+        raise InputError(f"x has shape {tuple(x.shape)}: a structure has at least two modes, each with entries.")
     chosen_loss = _loss_of(mask, loss)
+    prepared_data(x, chosen_loss)  # what no solver can use is refused before the search
     goal = _goal_of(rtol, max_params, objective)
     where = SearchSpace(max_rank=default_max_rank(x.shape)) if space is None else space
-    _check_tensor(x, chosen_loss)
-    where.check(x.shape)
     method = _algorithm_of(algorithm)
     inner = _default_solver() if solver is None else solver
     ceilings = Budget() if budget is None else budget
+    _check_kinds(space=where, objective=goal, algorithm=method, solver=inner, budget=ceilings)
+    where.check(x.shape)
     _, seed = resolve_rng(rng)
     journal = None
     if resume is not None:
@@ -243,6 +253,8 @@ class _Run:
             if logged is not None:
                 plan.append("logged")
                 logged_here.add(plain)
+                if logged.status == "evaluated" and self._cores_logged(logged) is None:
+                    starts[plain] = self._start(question, plain, best)  # its file is damaged
             elif may_prune and self.objective.score(plain, float(bound)) >= best:
                 plan.append("pruned")
             elif room is not None and sum(what not in ("pruned",) for what in plan) >= room:
@@ -273,6 +285,10 @@ class _Run:
                 f"{structure!r}: the log is of another version of tnet or NumPy; give a new folder."
             )
         return trial
+
+    def _cores_logged(self, trial: Trial) -> tuple[Array, ...] | None:
+        assert self.journal is not None
+        return self.journal.cores(trial, self.x)
 
     def _start(self, question: Structure | Candidate, plain: Structure, best: float) -> Start:
         """Return how the solver begins: cores of the algorithm, or of the nearest structure known."""
@@ -306,9 +322,12 @@ class _Run:
         if what == "logged":
             assert self.journal is not None
             trial = self.journal.trials[number]
-            evaluation = Evaluation(
-                plain, trial.rse, self.journal.cores(trial, self.x), (), trial.n_sweeps, trial.seconds, trial.message
-            )
+            evaluation = found.get(plain) if trial.status == "evaluated" else None
+            if evaluation is None:
+                cores = self._cores_logged(trial)
+                evaluation = Evaluation(plain, trial.rse, cores, (), trial.n_sweeps, trial.seconds, trial.message)
+            elif evaluation.cores is not None:
+                self.journal.keep_cores(trial, evaluation.cores)
             if trial.status in ("evaluated", "failed"):
                 self.memo.put(evaluation)
         elif what == "pruned":
@@ -372,7 +391,7 @@ class _Run:
             bound,
             ending,
             time.perf_counter() - self.started,
-            cpu,
+            cpu + (0.0 if self.executor is None else sum(trial.seconds for trial in self.trials)),
             self.seed,
         )
 
@@ -381,8 +400,16 @@ def _loss_of(mask: Array | None, loss: Loss | None) -> Loss:
     if mask is not None and loss is not None:
         raise InputError("mask= and loss=: give one of them; a mask is a loss.")
     if mask is not None:
-        return MaskedError(mask)
-    return SquaredError() if loss is None else loss
+        return MaskedError(as_array(mask, "mask"))
+    if isinstance(loss, MaskedError):
+        return MaskedError(as_array(loss.mask, "mask"))
+    if isinstance(loss, WeightedError):
+        return WeightedError(as_array(loss.weight, "weight"), loss.n_columns)
+    if loss is None:
+        return SquaredError()
+    if not isinstance(loss, (SquaredError, DifferentiableLoss)):
+        raise InputError(f"loss={loss!r}: give SquaredError, MaskedError, WeightedError or DifferentiableLoss.")
+    return loss
 
 
 def _goal_of(rtol: float | None, max_params: int | None, objective: Objective | None) -> Objective:
@@ -401,24 +428,12 @@ def _goal_of(rtol: float | None, max_params: int | None, objective: Objective | 
     return objective
 
 
-def _check_tensor(x: Array, loss: Loss) -> None:
-    """Raise InputError for tensors that cannot be approximated: order 1, zero, not finite."""
-    shape = tuple(int(n) for n in x.shape)
-    if len(shape) < 2 or 0 in shape:
-        raise InputError(f"x has shape {shape}: a structure has at least two modes, each with entries; reshape it.")
-    if isinstance(loss, MaskedError):
-        if tuple(loss.mask.shape) != shape:
-            raise InputError(f"mask has shape {tuple(loss.mask.shape)}, x has {shape}: they must be the same.")
-        return
-    if isinstance(loss, WeightedError):
-        n = math.prod(shape[len(shape) - loss.n_columns :])
-        if not 0 < loss.n_columns < len(shape) or tuple(loss.weight.shape) != (n, n):
-            raise InputError(
-                f"weight has shape {tuple(loss.weight.shape)} and n_columns={loss.n_columns}: for x of shape {shape} "
-                f"it is square with {n} rows, and at least one mode belongs to the rows."
-            )
-    if not isinstance(loss, DifferentiableLoss) and squared_norm(x) == 0:
-        raise InputError("x is all zero: every structure approximates it exactly.")
+def _check_kinds(**given: object) -> None:
+    """Raise InputError, naming the argument, where a value cannot do what is asked of it."""
+    for name, value in given.items():
+        needed, allowed = _NEEDED[name]
+        if not all(hasattr(value, attribute) for attribute in needed):
+            raise InputError(f"{name}={value!r}: give {allowed}.")
 
 
 def _default_solver() -> Solver:

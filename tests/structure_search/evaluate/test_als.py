@@ -332,3 +332,12 @@ def test_torch_keeps_dtype_and_device() -> None:
     assert all(core.dtype == torch.float32 for core in found.cores)
     assert {dtype_name(core) for core in found.cores} == {"float32"}
     assert rse(RING, [to_numpy(core).astype(float) for core in found.cores], to_numpy(x).astype(float)) < 1e-8
+
+
+def test_a_structure_that_is_too_dear_fails_alone():
+    x = np.random.default_rng(0).standard_normal((4, 4, 4))
+    cheap, dear = Structure((4, 4, 4), ((0, 1, 2),)), Structure((4, 4, 4), ((0, 1, 8), (0, 2, 8), (1, 2, 8)))
+    first, second = ALS(max_macs=20_000.0).solve(x, SquaredError(), [Start(cheap, 0), Start(dear, 0)])
+    assert np.isfinite(first.rse)
+    assert second.rse == np.inf
+    assert "max_macs" in second.message

@@ -118,6 +118,7 @@ class _Search:
         for pool in self.pools:
             landscape = pool.landscape
             if landscape.bounds is None:
+                pool.add(landscape.points(landscape.lowest[None, :]), math.inf)  # the smallest of all
                 pool.add(landscape.random(self.settings.batch, self.rng), math.inf)
                 continue
             patience = 20 + self.settings.effort * len(landscape.slots) * (1 + landscape.space.n_internal)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tnet.arrays import Array, itemsize
+from tnet.arrays import Array, itemsize, total_size
 from tnet.errors import InputError
 from tnet.structure_search.evaluate.pool import Pool
 from tnet.structure_search.evaluate.race import Race
@@ -20,7 +20,8 @@ from tnet.structure_search.evaluate.requests import (
     kind_of_device,
     must_share_order,
 )
-from tnet.structure_search.evaluate.stacks import Stack, random_starts, sorted_into_stacks
+from tnet.structure_search.evaluate.stacks import Member, Stack, random_starts, sorted_into_stacks
+from tnet.structure_search.evaluate.sweep_tree import Gram, best_tree, sweep_cost
 from tnet.structure_search.evaluate.targets import Data, prepared_data
 from tnet.structure_search.losses import DifferentiableLoss, Loss, SquaredError
 from tnet.structure_search.proposals import Start
@@ -33,6 +34,7 @@ _CACHE = {"cpu": 1 << 23, "cuda": 1 << 31}
 _MOST_ITEMS = {"cpu": 256, "cuda": 1 << 14}
 _DENSE = {"cpu": 1 << 22, "cuda": 1 << 30}
 """Bytes of whole approximations at a time."""
+_MACS_AN_ENTRY = 2000.0
 _MOST_COMPILED_MACS = 1_500_000
 """Multiply-adds of a sweep from which on BLAS makes up for the cost of its calls."""
 
@@ -60,6 +62,8 @@ class ALS:
         Squared relative errors below it end a structure, as its target does; in single precision those below 1e-11.
     max_bytes : int
         A structure whose sweep needs more memory fails.
+    max_macs : float
+        A structure whose sweep takes more multiply-adds, and more than 2000 for each entry of x, fails.
     compiled : bool
         Sweep over small networks in loops that Numba compiles at their first use (10 seconds, once: they are kept on
         disk), if x is a NumPy array of float64 and all its entries count.
@@ -87,6 +91,7 @@ class ALS:
     change: float = 1e-3
     exact: float = 1e-14
     max_bytes: int = 1 << 32
+    max_macs: float = 2e9
     compiled: bool = True
 
     def __post_init__(self) -> None:
@@ -96,6 +101,8 @@ class ALS:
                 raise InputError(f"{name}={value!r}: give a positive integer.")
         if not isinstance(self.compiled, bool):
             raise InputError(f"compiled={self.compiled!r}: give True or False.")
+        if not (isinstance(self.max_macs, (int, float)) and self.max_macs > 0):
+            raise InputError(f"max_macs={self.max_macs!r}: give a positive number.")
         for name in ("change", "exact"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and 0 <= value < 1):
@@ -130,6 +137,8 @@ class ALS:
         data = prepared_data(x, loss)
         evaluations, members = fitting_members(x, loss, starts)
         gram = None if isinstance(loss, SquaredError) else "environment"
+        evaluations |= self._too_dear(members, gram, total_size(x.shape))
+        members = [member for member in members if member.number not in evaluations]
         kind, share = kind_of_device(x), must_share_order(x)
         stacks = sorted_into_stacks(members, self.n_starts, gram, share_order=share, device=kind)
         while stacks:
@@ -142,6 +151,17 @@ class ALS:
             for number, evaluation in self._solve_stack(data, stack, starts, kind):
                 evaluations[number] = evaluation
         return [in_precision_of(x, data, evaluations[number]) for number in range(len(starts))]
+
+    def _too_dear(self, members: Sequence[Member], gram: Gram | None, n_entries: int) -> dict[int, Evaluation]:
+        """Return failures for the structures of which one sweep would take too long."""
+        most = max(self.max_macs, _MACS_AN_ENTRY * n_entries)
+        refused = {}
+        for member in members:
+            cost = sweep_cost(member.form.graph, member.form.ranks, *best_tree(member.form.graph, gram))
+            if cost > most:
+                message = f"a sweep takes {cost:.3g} multiply-adds, more than {most:.3g} (see max_macs)"
+                refused[member.number] = Evaluation(member.structure, math.inf, message=message)
+        return refused
 
     def _n_random(self, start: Start) -> int:
         """Return the number of random starts; none only beside a warm one."""

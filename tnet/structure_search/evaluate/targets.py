@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -115,8 +116,8 @@ def prepared_data(x: Array, loss: Loss) -> Data:
 def _weighted(x: Array, exponent: int, loss: WeightedError) -> Data:
     xp = array_namespace(x, loss.weight)
     k = loss.n_columns
-    if not 1 <= k < x.ndim:
-        raise ShapeError(f"n_columns={k}: give 1 to {x.ndim - 1} for x of shape {tuple(x.shape)}.")
+    if not (isinstance(k, int) and 1 <= k < x.ndim):
+        raise ShapeError(f"n_columns={k!r}: give 1 to {x.ndim - 1} for x of shape {tuple(x.shape)}.")
     n = total_size(tuple(x.shape)[x.ndim - k :])
     if tuple(loss.weight.shape) != (n, n):
         raise ShapeError(f"weight of shape {tuple(loss.weight.shape)}: the columns of x ask for {(n, n)}.")
@@ -149,7 +150,7 @@ def target_of(data: Data, program: SweepProgram, orders: Sequence[tuple[int, ...
     return SquaredTarget(data, program, orders)
 
 
-class Target:
+class Target(ABC):
     """x for a stack of networks, in the orders of their modes; each order once."""
 
     def __init__(self, data: Data, program: SweepProgram, orders: Sequence[tuple[int, ...]]) -> None:
@@ -210,9 +211,9 @@ class Target:
         """x, (B or 1, entries)."""
         return self._stacked("x", self.data.x)
 
+    @abstractmethod
     def solved(self, core: int, around: Array) -> Array:
         """Return the best core, given all others."""
-        raise NotImplementedError
 
     def errors(self, y: Array, items: slice) -> Array:
         """Return the squared relative errors of approximations to the items of a slice."""
@@ -249,6 +250,10 @@ class DifferentiableTarget(Target):
     The function sees one approximation at a time, a leaf of torch's graph; its gradient there is carried to the cores
     by the network itself.
     """
+
+    def solved(self, core: int, around: Array) -> Array:
+        """Refuse: there are no normal equations."""
+        raise InputError("a DifferentiableLoss has no least squares: choose the solver LBFGS.")
 
     def errors(self, y: Array, items: slice) -> Array:
         """Return the losses."""
