@@ -20,9 +20,9 @@ from tnet.arrays.pairwise_tiles import (
     gather_rows,
     gather_rows_across,
     multiply_tile,
-    n_lanes,
     prefetch,
 )
+from tnet.arrays.permuted_tiles import line_length
 
 __all__ = ["PADDING", "Blocks", "Goal", "Lanes", "Rows", "contract_packed"]
 
@@ -98,7 +98,7 @@ _neighbours = jit(_neighbours)
 
 def _pack_lanes(target, start, stride, source, bases, first, pattern, adjacent, depth, parts):  # type: ignore[no-untyped-def]
     """Copy one panel: a line of lanes for each k and each batch, ``target[z, k, j]``."""
-    width = n_lanes(target)
+    width = line_length(target)
     if len(bases) == 1:
         if parts == 2:
             gather_complex_lines(target, start, 2 * width, source, bases[0] + first, pattern, depth, adjacent)
@@ -126,7 +126,7 @@ def _pack_lanes(target, start, stride, source, bases, first, pattern, adjacent, 
 
 def _pack_rows(target, start, stride, source, bases, places, depth, parts):  # type: ignore[no-untyped-def]
     """Copy ``ROWS`` rows for each k and each batch, ``target[z, k, i]``."""
-    width = n_lanes(target)
+    width = line_length(target)
     if len(bases) == 1:
         if parts == 2:
             gather_complex_rows(target, start, 2 * ROWS, source, bases[0], places, depth, False)
@@ -163,7 +163,7 @@ def _pack_row_block(target, rows, z0, z1, s0, s1, k0, k1, parts):  # type: ignor
 
 def _pack_lane_block(target, lanes, z0, z1, p0, p1, k0, k1, parts):  # type: ignore[no-untyped-def]
     """Copy panels p0 to p1: ``target[p, z, k, j]``."""
-    width = n_lanes(target)
+    width = line_length(target)
     step = width // parts
     stride = (k1 - k0) * parts * width + PADDING
     panels = len(lanes.adjacent)
@@ -192,7 +192,7 @@ _pack_lane_block = jit(_pack_lane_block)
 def _multiply_panel(packed_rows, row, row_step, s0, s1, n_rows, packed_lanes, lane, n_valid, deep, result, place,
                     row_stride, accumulate, edge):  # type: ignore[no-untyped-def]  # fmt: skip
     """Multiply rows s0 to s1 with one panel of lanes; ``place`` is where the first of them goes."""
-    width = n_lanes(edge)
+    width = line_length(edge)
     for s in range(s0, s1, ROWS):
         if s + ROWS <= n_rows and n_valid == width:
             multiply_tile(packed_rows, row, packed_lanes, lane, deep, result, place, row_stride, accumulate)
@@ -216,7 +216,7 @@ def _contract(rows, lanes, goal, parts, blocks, first_batch, last_batch, first_p
     Operands and result are seen as real numbers, ``parts`` an entry.
     """
     result = goal.entries
-    width = n_lanes(result)
+    width = line_length(result)
     step = width // parts
     panels = len(lanes.adjacent)
     n_rows, n_depth = rows.count, len(rows.depth)

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-from tnet.arrays.permuted_tiles import transposed
+from tnet.arrays.permuted_tiles import pointer, transposed
 
 __all__ = [
     "ACROSS",
@@ -25,7 +25,6 @@ __all__ = [
     "gather_rows",
     "gather_rows_across",
     "multiply_tile",
-    "n_lanes",
     "prefetch",
 ]
 
@@ -45,23 +44,11 @@ intrinsic: Any = extending.intrinsic  # its declared type keeps the typing conte
 
 
 @intrinsic
-def n_lanes(typing_context: Any, array: Any) -> Any:
-    """Return the entries of a row of a tile, as a constant of the compiler."""
-    signature = types.int64(array)
-    width = VECTOR_BYTES * 8 // array.dtype.bitwidth
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.get_constant(types.int64, width)
-
-    return signature, generate
-
-
-@intrinsic
 def prefetch(typing_context: Any, array: Any, place: Any) -> Any:
     """Ask for ``array[place]`` to be brought into cache; any place is harmless."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _prefetch(builder, _pointer(context, builder, signature.args[0], *arguments), for_writing=False)
+        _prefetch(builder, pointer(context, builder, signature.args[0], *arguments), for_writing=False)
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
@@ -106,11 +93,11 @@ def _generate_gather(
     vector = ir.VectorType(context.get_value_type(signature.args[0].dtype), width)
     parts = 2 if write is not _write_real else 1
     n_places = width // 2 if write is _write_pairs else width
-    lane_table = _pointer(context, builder, signature.args[5], places, _INDEX(0))
+    lane_table = pointer(context, builder, signature.args[5], places, _INDEX(0))
     offset_array = context.make_array(signature.args[6])(context, builder, offsets)
     count = builder.extract_value(offset_array.shape, 0)
-    origin = _pointer(context, builder, signature.args[3], source, builder.mul(base, _INDEX(parts)))
-    goal = _pointer(context, builder, signature.args[0], target, start)
+    origin = pointer(context, builder, signature.args[3], source, builder.mul(base, _INDEX(parts)))
+    goal = pointer(context, builder, signature.args[0], target, start)
     lanes = [builder.mul(builder.load(builder.gep(lane_table, [_INDEX(j)])), _INDEX(parts)) for j in range(n_places)]
 
     def each_line(together: bool) -> None:
@@ -198,9 +185,9 @@ def _generate_across(context: Any, builder: Any, signature: Any, arguments: Any,
     item = signature.args[0].dtype.bitwidth // 8
     side = min(width, _REGISTER_BYTES // item)
     vector = ir.VectorType(context.get_value_type(signature.args[0].dtype), side)
-    table = _pointer(context, builder, signature.args[5], places, _INDEX(0))
-    origin = _pointer(context, builder, signature.args[3], source, base)
-    goal = _pointer(context, builder, signature.args[0], target, start)
+    table = pointer(context, builder, signature.args[5], places, _INDEX(0))
+    origin = pointer(context, builder, signature.args[3], source, base)
+    goal = pointer(context, builder, signature.args[0], target, start)
     lanes = [builder.gep(origin, [builder.load(builder.gep(table, [_INDEX(j)]))]) for j in range(width)]
     with cgutils.for_range(builder, builder.sdiv(count, _INDEX(side))) as step:
         first = builder.mul(step.index, _INDEX(side))
@@ -236,7 +223,7 @@ def multiply_tile(
 ) -> Any:
     """Store ``result[i, j] = sum_k rows[k, i] * lanes[k, j]`` for one tile, or add it with ``accumulate``.
 
-    The arrays are one-dimensional, of one real type; ``rows`` holds ``ROWS`` and ``lanes`` ``n_lanes`` entries
+    The arrays are one-dimensional, of one real type; ``rows`` holds ``ROWS`` and ``lanes`` ``line_length`` entries
     for each k, next to each other, ``depth >= 1`` times. Rows of the tile lie ``row_stride`` entries apart.
     """
     signature = types.void(rows, rows_start, lanes, lanes_start, depth, result, result_start, row_stride, accumulate)
@@ -252,9 +239,9 @@ def _generate_tile(context: Any, builder: Any, signature: Any, arguments: Any) -
     undefined = ir.Constant(vector, ir.Undefined)
     first = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
 
-    rows_pointer = _pointer(context, builder, signature.args[0], rows, rows_start)
-    lanes_pointer = _pointer(context, builder, signature.args[2], lanes, lanes_start)
-    result_pointer = _pointer(context, builder, signature.args[5], result, result_start)
+    rows_pointer = pointer(context, builder, signature.args[0], rows, rows_start)
+    lanes_pointer = pointer(context, builder, signature.args[2], lanes, lanes_start)
+    result_pointer = pointer(context, builder, signature.args[5], result, result_start)
 
     places = [builder.gep(result_pointer, [builder.mul(row_stride, _INDEX(i))]) for i in range(ROWS)]
     places = [builder.bitcast(place, vector.as_pointer()) for place in places]
@@ -300,10 +287,6 @@ def _generate_tile(context: Any, builder: Any, signature: Any, arguments: Any) -
             for place, new in zip(places, added, strict=True):
                 builder.store(new, place, align=item)
     return context.get_dummy_value()
-
-
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
-    return builder.gep(context.make_array(kind)(context, builder, array).data, [place])
 
 
 def _prefetch(builder: Any, place: Any, *, for_writing: bool) -> None:

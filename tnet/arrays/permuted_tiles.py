@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba import extending, types
 
-__all__ = ["line_length", "transpose_block", "transposed"]
+__all__ = ["line_length", "pointer", "transpose_block", "transposed"]
 
 _LINE_BYTES = 64
 _VECTOR_BYTES = 32
@@ -45,8 +45,8 @@ def transpose_block(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target, goal, step, source, start, stride = arguments
         vector = ir.VectorType(ir.IntType(8 * item), width)
-        origin = _pointer(context, builder, signature.args[3], source, start)
-        place = _pointer(context, builder, signature.args[0], target, goal)
+        origin = pointer(context, builder, signature.args[3], source, start)
+        place = pointer(context, builder, signature.args[0], target, goal)
         for i0 in range(0, length, width):
             for j0 in range(0, length, width):
                 rows = []
@@ -81,5 +81,6 @@ def _shuffled(builder: Any, first: Any, second: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+def pointer(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+    """Return the address of an entry of an array argument of this type."""
     return builder.gep(context.make_array(kind)(context, builder, array).data, [place])

@@ -33,7 +33,6 @@ __all__ = ["search"]
 
 AlgorithmName = Literal["auto", "tnale", "tnls", "tnga", "greedy", "svdinstn", "trees"]
 
-_MOST_MODES_BOUNDED = 12
 _NEEDED = {
     "space": (("allows", "check"), "a SearchSpace"),
     "objective": (("score", "error_to_beat", "enough"), "an objective such as SizeAndError(5.0)"),
@@ -42,6 +41,7 @@ _NEEDED = {
     "budget": (("evaluations", "seconds", "patience"), "a Budget"),
 }
 _PIECE = 64  # structures evaluated between two looks at the budget and the log
+_PIECE_BY_CLOCK = 8  # the same where seconds are counted
 
 
 def search(
@@ -201,7 +201,7 @@ class _Run:
         return self._result(ending, bound, time.process_time() - cpu)
 
     def _spectra(self) -> Any:
-        if not isinstance(self.loss, SquaredError) or self.x.ndim > _MOST_MODES_BOUNDED:
+        if not isinstance(self.loss, SquaredError):
             return None
         from tnet.structure_search.spectra import cut_spectra
 
@@ -226,8 +226,9 @@ class _Run:
         structures = [question.structure if isinstance(question, Candidate) else question for question in asked]
         bounds = problem.bound(structures)
         answers: list[Trial] = []
-        for begin in range(0, len(asked), _PIECE):
-            piece = slice(begin, begin + _PIECE)
+        size = _PIECE if self.budget.seconds is None else _PIECE_BY_CLOCK
+        for begin in range(0, len(asked), size):
+            piece = slice(begin, begin + size)
             room = None if self.budget.evaluations is None else self.budget.evaluations - self.counted
             answers += self._answers_of_piece(asked[piece], structures[piece], bounds[piece], may_prune, room)
             if self._spent(False) is not Ending.FINISHED:

@@ -13,6 +13,8 @@ from tnet.structure_search.structure import Structure
 
 __all__ = ["Coordinates", "Point"]
 
+_ABSENT = 0.6
+
 
 class Point(NamedTuple):
     """Ranks of the pairs of a space, and the order of the modes where the space has one.
@@ -72,16 +74,18 @@ class Coordinates:
         """Return whether the structure at a point belongs to the space."""
         return self.space.allows(self.structure(point))
 
-    def random(self, rng: np.random.Generator, *, absent: float = 0.0) -> Point:
+    def random(self, rng: np.random.Generator, *, absent: float | None = 0.0) -> Point:
         """Return a point drawn at random, with bonds taken away until the space allows it.
 
         Parameters
         ----------
         rng : numpy Generator
-        absent : float
+        absent : float or None
             Probability that a pair has no bond; the others draw from 2 to the largest rank. With 0 all pairs draw
-            from 1, which is no bond either.
+            from 1, which is no bond either. None is the published choice: 0.6 where bonds are free, else 0.
         """
+        if absent is None:
+            absent = _ABSENT * (self.space.kind in ("free", "trees"))
         pairs = self.space.pairs(len(self.shape))
         most = self.space.max_rank
         drawn = rng.integers(min(2 if absent else 1, most), most + 1, len(pairs))

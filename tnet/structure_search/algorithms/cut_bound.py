@@ -211,7 +211,9 @@ class _Search:
     @property
     def wants_trees(self) -> bool:
         """Whether the first answers have shown that this will take longer, and trees were not searched yet."""
-        return self.trees_wait and self.listed_below is None and len(self.asked) >= _BEFORE_TREES
+        has_bounds = any(pool.landscape.bounds is not None for pool in self.pools)
+        asked_enough = len(self.asked) >= (_BEFORE_TREES if has_bounds else 1)
+        return self.trees_wait and self.listed_below is None and asked_enough
 
     def trees(self) -> Generator[Sequence[Structure | Candidate], Sequence[Trial], None]:
         """Carry the dialogue of the search for trees, and take in what it finds."""

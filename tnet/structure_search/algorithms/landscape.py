@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from tnet.structure_search.spectra import CutSpectra
 from tnet.structure_search.structure import Structure
 
 __all__ = ["Landscape", "Points"]
+
+# Beyond, there are more cuts and placements than thousands of structures can be held against.
+_MOST_MODES, _MOST_INTERNAL = 12, 8
 
 
 class Points(NamedTuple):
@@ -78,8 +81,9 @@ class Landscape:
         )
         self.sizes = np.array([*shape, *[1] * space.n_internal], dtype=np.float64)
         self.bounds: CutBounds | None = None
-        if isinstance(problem.spectra, CutSpectra) and problem.spectra.n_cuts and space.n_internal <= 8:
-            self.bounds = cut_bounds(problem.spectra, space.n_internal)
+        has_cuts = isinstance(problem.spectra, CutSpectra) and problem.spectra.n_cuts > 0
+        if has_cuts and space.n_internal <= _MOST_INTERNAL and len(shape) <= _MOST_MODES:
+            self.bounds = cut_bounds(cast("CutSpectra", problem.spectra), space.n_internal)
         self.falling, self.rising = self._additions()
         self.swapped = self._swaps()
         self.renamings = self._renamings()

@@ -91,9 +91,7 @@ class TnALE:
 
     def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         coordinates = Coordinates(problem.space, problem.shape)
-        kind = problem.space.kind
-        absent = self.absent if self.absent is not None else 0.6 * (kind in ("free", "trees"))
-        start = coordinates.random(rng, absent=absent)
+        start = coordinates.random(rng, absent=self.absent)
         walk = _Walk(problem, coordinates, center=start, at=_Known(start))
         if not walk.variables:
             yield [coordinates.structure(start)]

@@ -72,8 +72,7 @@ class TNLS:
 
     def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         coordinates = Coordinates(problem.space, problem.shape)
-        absent = self.absent if self.absent is not None else 0.6 * (problem.space.kind in ("free", "trees"))
-        best = coordinates.random(rng, absent=absent)
+        best = coordinates.random(rng, absent=self.absent)
         (trial,) = yield [coordinates.structure(best)]
         score, idle = trial.score, 0
         for t in itertools.count(1):

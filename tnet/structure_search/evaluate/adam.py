@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tnet.arrays import Array, array_namespace, from_numpy_like, is_complex, itemsize, to_numpy
-from tnet.errors import BackendError, InputError
+from tnet.arrays import Array, array_namespace, from_numpy_like, itemsize, to_numpy
+from tnet.errors import InputError
 from tnet.structure_search.evaluate.gradients import errors_and_gradients
 from tnet.structure_search.evaluate.requests import (
     failed,
-    fitting_members,
     in_precision_of,
     kind_of_device,
     must_share_order,
+    prepared_for_gradients,
 )
 from tnet.structure_search.evaluate.stacks import Stack, from_stack, sorted_into_stacks, to_stack
-from tnet.structure_search.evaluate.targets import Data, Target, prepared_data, target_of
+from tnet.structure_search.evaluate.targets import Data, Target, target_of
 from tnet.structure_search.losses import Loss
 from tnet.structure_search.proposals import Start
 from tnet.structure_search.trials import Evaluation
@@ -100,10 +100,7 @@ class Adam:
         BackendError
             If x is complex.
         """
-        if is_complex(x):
-            raise BackendError("Adam is for real tensors; for complex ones choose the solver ALS.")
-        data = prepared_data(x, loss)
-        evaluations, members = fitting_members(x, loss, starts)
+        data, evaluations, members = prepared_for_gradients(x, loss, starts, "Adam")
         for stack in sorted_into_stacks(
             members, self.n_repeats, "layers", share_order=must_share_order(x), device=kind_of_device(x)
         ):

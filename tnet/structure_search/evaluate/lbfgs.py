@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tnet.arrays import Array, array_namespace, from_numpy_like, is_complex, squared_norm, to_numpy
-from tnet.errors import BackendError, InputError
+from tnet.arrays import Array, array_namespace, from_numpy_like, squared_norm, to_numpy
+from tnet.errors import InputError
 from tnet.structure_search.evaluate.gradients import errors_and_gradients
-from tnet.structure_search.evaluate.requests import failed, fitting_members, in_precision_of
+from tnet.structure_search.evaluate.requests import failed, in_precision_of, prepared_for_gradients
 from tnet.structure_search.evaluate.stacks import (
     Member,
     Stack,
@@ -21,7 +21,7 @@ from tnet.structure_search.evaluate.stacks import (
     sorted_into_stacks,
     to_stack,
 )
-from tnet.structure_search.evaluate.targets import Data, prepared_data, target_of
+from tnet.structure_search.evaluate.targets import Data, target_of
 from tnet.structure_search.losses import Loss
 from tnet.structure_search.proposals import Start
 from tnet.structure_search.trials import Evaluation
@@ -83,10 +83,7 @@ class LBFGS:
         BackendError
             If x is complex.
         """
-        if is_complex(x):
-            raise BackendError("L-BFGS is for real tensors; for complex ones choose the solver ALS.")
-        data = prepared_data(x, loss)
-        evaluations, members = fitting_members(x, loss, starts)
+        data, evaluations, members = prepared_for_gradients(x, loss, starts, "L-BFGS")
         for member in members:
             (stack,) = sorted_into_stacks([member], 1, "layers", share_order=True)
             try:

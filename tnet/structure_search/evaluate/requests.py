@@ -13,21 +13,30 @@ from tnet.arrays import (
     astype,
     device_kind,
     from_numpy_like,
+    is_complex,
     scale_by_power_of_two,
     to_numpy,
     total_size,
 )
+from tnet.errors import BackendError
 from tnet.structure_search.evaluate.graph_form import graph_form
 from tnet.structure_search.evaluate.stacks import Member, Stack, to_stack
 from tnet.structure_search.evaluate.sweep_program import sweep_program
 from tnet.structure_search.evaluate.sweeps import dense
-from tnet.structure_search.evaluate.targets import Data, target_of
+from tnet.structure_search.evaluate.targets import Data, prepared_data, target_of
 from tnet.structure_search.losses import Loss, WeightedError
 from tnet.structure_search.proposals import Start
 from tnet.structure_search.structure import Structure
 from tnet.structure_search.trials import Evaluation
 
-__all__ = ["failed", "fitting_members", "in_precision_of", "kind_of_device", "must_share_order"]
+__all__ = [
+    "failed",
+    "fitting_members",
+    "in_precision_of",
+    "kind_of_device",
+    "must_share_order",
+    "prepared_for_gradients",
+]
 
 _SHARED_FROM = {"cpu": 1 << 13, "cuda": 1 << 20}
 """Entries of x from which structures share a stack only if they share x too, rather than each its permuted copy."""
@@ -59,6 +68,21 @@ def fitting_members(x: Array, loss: Loss, starts: Sequence[Start]) -> tuple[dict
             form = graph_form(structure, keep_order=isinstance(loss, WeightedError))
             members.append(Member(number, structure, form))
     return refused, members
+
+
+def prepared_for_gradients(
+    x: Array, loss: Loss, starts: Sequence[Start], solver: str
+) -> tuple[Data, dict[int, Evaluation], list[Member]]:
+    """Return the data, and as :func:`fitting_members` the starts, for a solver of real numbers.
+
+    Raises
+    ------
+    BackendError
+        If x is complex.
+    """
+    if is_complex(x):
+        raise BackendError(f"{solver} is for real tensors; for complex ones choose the solver ALS.")
+    return prepared_data(x, loss), *fitting_members(x, loss, starts)
 
 
 def failed(stack: Stack, message: str) -> list[tuple[int, Evaluation]]:
