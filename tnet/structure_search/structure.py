@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -164,20 +165,7 @@ class Structure:
         names, so of all their orders the one with the least ranks, read row by row, stands for all. Rotations and
         reflections of a ring are equal already: cores are named by the modes.
         """
-        structure = self
-        while True:
-            loose = [k for k in range(self.n_modes, structure.n_cores) if structure.degree(k) < 2]
-            if not loose:
-                break
-            structure = structure.without_core(loose[0])
-        if structure.n_internal < 2 or structure.n_internal > _MOST_INTERNAL:
-            return structure
-        n = self.n_modes
-        orders = itertools.permutations(range(structure.n_internal))
-        return min(
-            (structure.relabelled([*range(n), *(n + k for k in order)]) for order in orders),
-            key=lambda candidate: candidate.bonds,
-        )
+        return _canonical(self)
 
     def canonical_numbers(self) -> list[int] | None:
         """Return the number that each core has in :meth:`canonical`; None where that leaves cores out."""
@@ -253,6 +241,23 @@ def structure_of_ranks(shape: Sequence[int], ranks: np.ndarray) -> Structure:
     n_cores = len(ranks)
     bonds = tuple((i, j, int(ranks[i, j])) for i in range(n_cores) for j in range(i + 1, n_cores) if ranks[i, j] > 1)
     return Structure(tuple(int(n) for n in shape), bonds, n_cores - len(shape))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _canonical(structure: Structure) -> Structure:
+    n = structure.n_modes
+    while True:
+        loose = [k for k in range(n, structure.n_cores) if structure.degree(k) < 2]
+        if not loose:
+            break
+        structure = structure.without_core(loose[0])
+    if not 1 < structure.n_internal <= _MOST_INTERNAL:
+        return structure
+    orders = itertools.permutations(range(structure.n_internal))
+    return min(
+        (structure.relabelled([*range(n), *(n + k for k in order)]) for order in orders),
+        key=lambda candidate: candidate.bonds,
+    )
 
 
 def _sorted(bonds: Iterable[Bond]) -> tuple[Bond, ...]:
