@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tnet.structure_search.budget import Budget, Ending
-from tnet.structure_search.core_shape import CoreShape, core_shape
+from tnet.structure_search.core_shapes.tree import TreeCoreShape, tree_core_shape
+from tnet.structure_search.core_shapes.tucker import CoreShape, core_shape
 from tnet.structure_search.latency import LayerLatency
 from tnet.structure_search.latent_dimension import LatentDimension, latent_dimension
 from tnet.structure_search.losses import DifferentiableLoss, MaskedError, SquaredError, WeightedError
@@ -13,7 +14,6 @@ from tnet.structure_search.result import SearchResult, Solution
 from tnet.structure_search.search import search
 from tnet.structure_search.space import SearchSpace, default_max_rank
 from tnet.structure_search.structure import Structure
-from tnet.structure_search.tree_core_shape import TreeCoreShape, tree_core_shape
 from tnet.structure_search.trials import Evaluation, Trial
 
 __all__ = [

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import tnet
-from tests.structure_search.random_trees import planted, random_tree
-from tests.structure_search.test_tree_topology import all_trees
+from tests.structure_search.trees.random_trees import planted, random_tree
+from tests.structure_search.trees.test_topology import all_trees
 from tnet.errors import InputError
 from tnet.structure_search.algorithms.tree_guide import TreeGuide
 from tnet.structure_search.algorithms.trees import TreeSearch

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tnet
 from tests.strategies import seeds
-from tests.structure_search.random_trees import planted, random_tree
+from tests.structure_search.trees.random_trees import planted, random_tree
 from tnet.arrays import library_name, to_numpy
 from tnet.errors import InputError
 from tnet.structure_search.bounds import lower_bounds, tree_upper_bound

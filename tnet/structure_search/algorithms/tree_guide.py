@@ -12,8 +12,8 @@ import numpy as np
 from tnet.structure_search.objective import FewestParams, LeastError, Objective, SizeAndError
 from tnet.structure_search.space import SearchSpace
 from tnet.structure_search.spectra import CutSpectra
-from tnet.structure_search.tree_ranks import Assignment, fewest_params, least_tails, ranks_at_price
-from tnet.structure_search.tree_topology import CutPrices, Tree, cheapest_tree
+from tnet.structure_search.trees.ranks import Assignment, fewest_params, least_tails, ranks_at_price
+from tnet.structure_search.trees.topology import CutPrices, Tree, cheapest_tree
 
 __all__ = ["ErrorModel", "TreeGuide"]
 

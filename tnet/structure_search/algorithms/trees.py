@@ -17,8 +17,8 @@ from tnet.structure_search.proposals import Problem, Proposals
 from tnet.structure_search.space import SearchSpace
 from tnet.structure_search.spectra import CutSpectra, cut_spectra
 from tnet.structure_search.structure import Structure
-from tnet.structure_search.tree_moves import tree_moves, with_links
-from tnet.structure_search.tree_topology import Tree, tree_of
+from tnet.structure_search.trees.moves import tree_moves, with_links
+from tnet.structure_search.trees.topology import Tree, tree_of
 from tnet.structure_search.trials import Trial
 
 __all__ = ["TreeSearch"]

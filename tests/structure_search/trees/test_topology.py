@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import seeds
-from tests.structure_search.random_trees import random_tree
-from tnet.structure_search.lower_hull import Hull, least_at, lower_hull, products
+from tests.structure_search.trees.random_trees import random_tree
 from tnet.structure_search.structure import Structure
-from tnet.structure_search.tree_moves import tree_moves
-from tnet.structure_search.tree_topology import CutPrices, Tree, cheapest_tree, tree_of
+from tnet.structure_search.trees.lower_hull import Hull, least_at, lower_hull, products
+from tnet.structure_search.trees.moves import tree_moves
+from tnet.structure_search.trees.topology import CutPrices, Tree, cheapest_tree, tree_of
 
 
 def all_trees(shape: tuple[int, ...], n_internal: int) -> Iterator[Tree]:

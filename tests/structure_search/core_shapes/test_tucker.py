@@ -12,7 +12,7 @@ import pytest
 
 import tnet
 from tnet.errors import BackendError, InputError, ShapeError
-from tnet.structure_search.core_shape import core_shape
+from tnet.structure_search.core_shapes.tucker import core_shape
 
 METHODS = ("exact", "milp", "greedy", "bang-for-buck", "ptas", "hosvd")
 

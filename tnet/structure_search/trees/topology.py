@@ -92,7 +92,7 @@ def cheapest_tree(
     without one mode, which leaves two bonds away from core 0 to most cores.
     With all cuts there are :math:`3^{N-1}/2` pairs of sets, and the hulls of each pair are multiplied.
     """
-    from tnet.structure_search.tree_topology_loops import fill
+    from tnet.structure_search.trees.topology_loops import fill
 
     sizes = tuple(int(n) for n in shape)
     everything = (1 << len(sizes)) - 2

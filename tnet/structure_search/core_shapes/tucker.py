@@ -13,9 +13,9 @@ from tnet.arrays import Array, array_namespace, as_array, gram, to_numpy
 from tnet.decompositions.preparation import Prepared, prepare
 from tnet.decompositions.sthosvd import mode_gram
 from tnet.errors import InputError, ShapeError
-from tnet.structure_search.truncation_energy import packed_by_truncation
-from tnet.structure_search.tucker_packing import TuckerPacking, packed_exactly, packed_greedily
-from tnet.structure_search.tucker_packing_programs import packed_by_cuts, packed_by_scheme
+from tnet.structure_search.core_shapes.packing import TuckerPacking, packed_exactly, packed_greedily
+from tnet.structure_search.core_shapes.packing_programs import packed_by_cuts, packed_by_scheme
+from tnet.structure_search.core_shapes.truncation_energy import packed_by_truncation
 
 __all__ = [
     "CoreShape",

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tnet.structure_search.lower_hull import Hull, least_at, lower_hull, products
-from tnet.structure_search.tree_topology import CutPrices, Tree
+from tnet.structure_search.trees.lower_hull import Hull, least_at, lower_hull, products
+from tnet.structure_search.trees.topology import CutPrices, Tree
 
 __all__ = ["Assignment", "fewest_params", "least_tails", "ranks_at_price"]
 

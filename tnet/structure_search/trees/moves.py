@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from tnet.structure_search.structure import Structure
-from tnet.structure_search.tree_topology import Tree, tree_of
+from tnet.structure_search.trees.topology import Tree, tree_of
 
 __all__ = ["tree_moves", "with_links"]
 

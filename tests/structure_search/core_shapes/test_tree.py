@@ -11,9 +11,9 @@ import pytest
 
 import tnet
 from tnet.errors import InputError, ShapeError
-from tnet.structure_search.core_shape import core_shape
+from tnet.structure_search.core_shapes.tree import tree_core_shape
+from tnet.structure_search.core_shapes.tucker import core_shape
 from tnet.structure_search.structure import Structure, structure_of_ranks
-from tnet.structure_search.tree_core_shape import tree_core_shape
 
 
 def with_ranks(tree: Structure, ranks: Sequence[int]) -> Structure:

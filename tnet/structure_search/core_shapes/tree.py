@@ -11,7 +11,8 @@ import numpy as np
 
 from tnet.arrays import Array
 from tnet.errors import InputError, ShapeError
-from tnet.structure_search.core_shape import (
+from tnet.structure_search.core_shapes.packing import MOST_LABELS
+from tnet.structure_search.core_shapes.tucker import (
     checked_budget,
     checked_spectra,
     error_bounds,
@@ -20,9 +21,8 @@ from tnet.structure_search.core_shape import (
     unscaled,
 )
 from tnet.structure_search.structure import Structure
-from tnet.structure_search.tree_ranks import least_tails
-from tnet.structure_search.tree_topology import CutPrices, tree_of
-from tnet.structure_search.tucker_packing import MOST_LABELS
+from tnet.structure_search.trees.ranks import least_tails
+from tnet.structure_search.trees.topology import CutPrices, tree_of
 
 __all__ = ["TreeCoreShape", "tree_core_shape"]
 

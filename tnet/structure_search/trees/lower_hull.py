@@ -38,7 +38,7 @@ def lower_hull(weights: np.ndarray, costs: np.ndarray) -> np.ndarray:
     -----
     The chain of Andrew (1979) over the points that no other dominates: O(n log n).
     """
-    from tnet.structure_search.lower_hull_loops import chain
+    from tnet.structure_search.trees.lower_hull_loops import chain
 
     return chain(weights, costs, np.argsort(weights, kind="stable"))
 

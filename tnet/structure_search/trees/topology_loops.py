@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from tnet.arrays.compiled import jit
-from tnet.structure_search.lower_hull_loops import chain
+from tnet.structure_search.trees.lower_hull_loops import chain
 
 __all__ = ["fill"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tnet.structure_search.tree_ranks import least_tails
-from tnet.structure_search.tree_topology import CutPrices, Tree
+from tnet.structure_search.trees.ranks import least_tails
+from tnet.structure_search.trees.topology import CutPrices, Tree
 
 __all__ = ["MOST_LABELS", "TuckerPacking", "packed_exactly", "packed_greedily"]
 
@@ -57,7 +57,7 @@ def packed_exactly(packing: TuckerPacking, largest: Sequence[int] | None = None)
 
     Notes
     -----
-    The packing is that of a tree, whose centre carries no mode: :func:`tnet.structure_search.tree_ranks.least_tails`.
+    The packing is that of a tree whose centre carries no mode: :func:`~tnet.structure_search.trees.ranks.least_tails`.
     """
     limits = (
         packing.largest if largest is None else [min(a, b) for a, b in zip(packing.largest, largest, strict=True)]

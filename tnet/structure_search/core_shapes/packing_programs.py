@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tnet.errors import TnetError
-from tnet.structure_search.tucker_packing import TuckerPacking, packed_exactly
+from tnet.structure_search.core_shapes.packing import TuckerPacking, packed_exactly
 
 __all__ = ["packed_by_cuts", "packed_by_scheme"]
 

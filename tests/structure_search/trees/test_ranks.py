@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.structure_search.random_trees import random_tree
-from tests.structure_search.test_tree_topology import size
+from tests.structure_search.trees.random_trees import random_tree
+from tests.structure_search.trees.test_topology import size
 from tnet.structure_search.structure import Structure
-from tnet.structure_search.tree_ranks import Assignment, fewest_params, least_tails, ranks_at_price
-from tnet.structure_search.tree_topology import CutPrices, Tree, tree_of
+from tnet.structure_search.trees.ranks import Assignment, fewest_params, least_tails, ranks_at_price
+from tnet.structure_search.trees.topology import CutPrices, Tree, tree_of
 
 
 def random_case(seed: int) -> tuple[Tree, list[CutPrices], np.ndarray]:

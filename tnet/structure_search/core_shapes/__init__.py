@@ -1,0 +1,1 @@
+"""Ranks of Tucker and tree networks for a number of parameters."""
