@@ -57,7 +57,7 @@ def packed_exactly(packing: TuckerPacking, largest: Sequence[int] | None = None)
 
     Notes
     -----
-    The packing is that of a tree whose centre carries no mode: :func:`~tnet.structure_search.trees.ranks.least_tails`.
+    The packing is that of a tree whose centre carries no mode (``trees.ranks.least_tails``).
     """
     limits = (
         packing.largest if largest is None else [min(a, b) for a, b in zip(packing.largest, largest, strict=True)]
