@@ -16,10 +16,11 @@ from tnet.compression.candidates import (
     shared_menu,
 )
 from tnet.compression.fitting import Fitted
-from tnet.compression.mpo_candidates import balanced_factors, bonds_for, mpo_entries, mpo_rivals
+from tnet.compression.mpo_candidates import bonds_for, mpo_entries, mpo_rivals
 from tnet.compression.targets import Target
 from tnet.compression.whitening import Metric, spectrum, whitened
 from tnet.decompositions import mpo
+from tnet.nn.digits import balanced_digits
 
 
 def target(name: str, m: int, n: int, bias: bool = False) -> Target:
@@ -90,7 +91,7 @@ def test_mpo_menus_count_what_the_layers_store(itemsize):
     menu = mpo_menu(target("a", m, n), mpo_entries(weight, identity_metric(m, n)), itemsize)
     assert len(menu) == 2
     for i in range(len(menu)):
-        tensor = mpo(weight, balanced_factors(m, 3), balanced_factors(n, 3), menu.ranks[i]).tensor
+        tensor = mpo(weight, balanced_digits(m, 3), balanced_digits(n, 3), menu.ranks[i]).tensor
         modules = Fitted(choice_of(menu, i), tensor, (None,)).modules()
         assert stored(modules, itemsize) == (menu.n_params[i], menu.n_bytes[i])
         assert menu.macs[i] == modules[0].macs
@@ -119,20 +120,6 @@ def test_dense_menu_and_joining():
     for field in ("n_params", "n_bytes", "macs", "loss"):
         assert getattr(joined, field).tolist() == [*getattr(dense, field), *getattr(low_rank, field)]
     assert Site((joined, dense_menu(target("b", 2, 5), 2))).members == ("a", "b")
-
-
-@given(n=st.integers(1, 5000), count=st.integers(1, 4))
-def test_balanced_factors_multiply_to_the_size(n, count):
-    factors = balanced_factors(n, count)
-    assert len(factors) == count
-    assert np.prod(factors) == n
-    assert list(factors) == sorted(factors)
-
-
-def test_balanced_factors_of_usual_sizes():
-    assert balanced_factors(64, 3) == (4, 4, 4)
-    assert balanced_factors(576, 3) == (8, 8, 9)
-    assert balanced_factors(7, 3) == (1, 1, 7)
 
 
 @given(

@@ -235,7 +235,7 @@ def test_describe_refuses_what_it_cannot_name():
         factorised_layers(nn.ModuleList([follower]))
 
     class Odd(FactorisedLinear):
-        forward = dense_weight = macs = None  # type: ignore[assignment]
+        forward = dense_weight = macs = factor_dims = _described = None  # type: ignore[assignment]
 
     odd = Odd(2, 2)
     odd.bias = None

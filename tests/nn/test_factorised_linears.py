@@ -10,13 +10,19 @@ import pytest
 import torch
 from torch import nn
 
+from tnet.formats import TensorNetwork
 from tnet.nn import (
+    BTTLinear,
+    CPLinear,
     FactorisedLinear,
     FollowerLinear,
     InterpolativeLinear,
+    KroneckerLinear,
     LowRankLinear,
     MPOLinear,
     SharedInputLinear,
+    TNLinear,
+    TuckerLinear,
 )
 
 
@@ -30,6 +36,14 @@ class Pair(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.follower(x)
+
+
+def ring(bias: bool, dtype: torch.dtype | None) -> TNLinear:
+    """Three cores in a ring, one with two digits; their axes in no order."""
+    cores = tuple(torch.randn(shape, dtype=dtype) for shape in ((2, 3, 4), (5, 4), (4, 4, 4)))
+    indices = (("i0", "j1", "a"), ("i1", "b"), ("b", "a", "j0"))
+    network = TensorNetwork(cores, indices, ("i0", "i1", "j0", "j1"))
+    return TNLinear(network, ("i0", "i1"), ("j1", "j0"), torch.randn(10, dtype=dtype) if bias else None)
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,34 @@ CASES = {
         5 * 2 * 6 + 6 * 3 * 3 + 3 * 2 * 2,
         120,
     ),
+    "btt": Case(
+        lambda b, t: BTTLinear(12, 10, 2, row_shape=(2, 5), column_shape=(3, 4), bias=b, dtype=t),
+        ("left", "right"),
+        2 * 2 * 3 * (5 + 4),
+        2 * 2 * 3 * (5 + 4),
+    ),
+    "monarch": Case(
+        lambda b, t: BTTLinear(12, 10, 1, bias=b, dtype=t), ("left", "right"), 2 * 3 * (5 + 4), 2 * 3 * (5 + 4)
+    ),
+    "kronecker": Case(
+        lambda b, t: KroneckerLinear(12, 10, 2, row_shape=(2, 5), column_shape=(3, 4), bias=b, dtype=t),
+        ("left", "right"),
+        2 * (6 + 20),
+        120,
+    ),
+    "tucker": Case(
+        lambda b, t: TuckerLinear((2, 5), (3, 4), (2, 2, 2, 1), bias=b, dtype=t),
+        ("core", "factors.0", "factors.1", "factors.2", "factors.3"),
+        8 + 4 + 10 + 6 + 4,
+        12 + 3 * 2 + 2 * 10,  # the row factors and the core merged
+    ),
+    "cp": Case(
+        lambda b, t: CPLinear((10,), (3, 4), 2, bias=b, dtype=t),
+        ("factors.0", "factors.1", "factors.2"),
+        2 * (10 + 3 + 4),
+        2 * (12 + 10),  # the column factors merged
+    ),
+    "network": Case(ring, ("tensors.0", "tensors.1", "tensors.2"), 24 + 20 + 64, 120),
     "follower": Case(Pair, ("follower.left",), 50, 5 * (12 + 10 - 5)),
 }
 

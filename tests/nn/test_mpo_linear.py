@@ -16,13 +16,11 @@ digits = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1,
 
 @settings(max_examples=40, deadline=None)
 @given(digits=digits, tokens=st.integers(0, 5))
-def test_all_ways_give_the_same(digits, tokens):
+def test_forward_is_the_dense_map(digits, tokens):
     rows, columns, bonds = zip(*digits, strict=True)
     layer = MPOLinear(rows, columns, bonds[:-1], dtype=torch.float64)
     x = torch.randn(tokens, layer.in_features, dtype=torch.float64)
     product = x @ layer.dense_weight().T
-    torch.testing.assert_close(layer.contract_forwards(x), product, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(layer.contract_backwards(x), product, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(layer(x), product + layer.bias, rtol=1e-10, atol=1e-12)
 
 
@@ -42,28 +40,16 @@ def test_weight_is_that_of_the_format(digits):
     assert layer.n_params == sum(core.numel() for core in cores)
 
 
-def test_the_cheapest_way_depends_on_the_number_of_tokens():
-    layer = MPOLinear((4, 4, 4), (4, 4, 4), (6, 6))
-    assert layer.count_macs(1) == layer._costs(1)["forwards"] < layer._costs(1)["dense"]
-    assert layer.count_macs(1000) == layer._costs(1000)["dense"] < layer._costs(1000)["forwards"]
-    assert layer.macs == 64 * 64
-
-
-def test_the_direction_follows_the_cost():
-    layer = MPOLinear((1, 16), (16, 1), (1,))
-    assert layer._costs(1)["forwards"] < layer._costs(1)["backwards"]
-    turned = MPOLinear((16, 1), (1, 16), (1,))
-    assert turned._costs(1)["backwards"] < turned._costs(1)["forwards"]
-    x = torch.randn(3, 16)
-    torch.testing.assert_close(turned(x), x @ turned.weight.T + turned.bias)
-
-
-def test_costs_are_those_of_the_products_that_run():
-    """Two cores: forwards B n_2 (r m_1 n_1) + B m_1 (r n_2 m_2), materialise m_1 n_1 r m_2 n_2."""
-    costs = MPOLinear((2, 3), (5, 7), (4,))._costs(11)
-    assert costs["forwards"] == 11 * (7 * 4 * 2 * 5 + 2 * 4 * 7 * 3)
-    assert costs["backwards"] == 11 * (5 * 4 * 7 * 3 + 3 * 4 * 2 * 5)
-    assert costs["dense"] == 2 * 5 * 4 * 3 * 7 + 11 * 6 * 35
+def test_the_order_depends_on_the_number_of_tokens():
+    layer = MPOLinear((8, 8, 8), (8, 8, 8), (2, 2))
+    few = layer._network.order(1, "cpu", torch.float32)
+    assert few.macs < 512 * 512 // 4  # the cores one by one
+    assert len(few.steps) == 3
+    assert layer.macs < 512 * 512 // 4
+    dear = MPOLinear((8, 8, 8), (8, 8, 8), (16, 16))
+    many = dear._network.order(1 << 14, "cpu", torch.float32)
+    assert many.macs < (1 << 14) * 512 * 512 * 1.1  # the weight first
+    assert dear.macs == 512 * 512
 
 
 def test_from_cores_copies_and_keeps_the_dtype():
@@ -78,7 +64,7 @@ def test_from_cores_copies_and_keeps_the_dtype():
 def test_from_dense_is_exact_at_full_rank(dtype):
     linear = nn.Linear(6, 8, dtype=dtype).eval()
     before = linear.weight.detach().clone()
-    layer = MPOLinear.from_dense(linear, (2, 4), (3, 2), 6)
+    layer = MPOLinear.from_dense(linear, 6, row_shape=(2, 4), column_shape=(3, 2))
     tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(layer.dense_weight(), linear.weight, rtol=tolerance, atol=tolerance)
     assert layer.ranks == (6,)
@@ -90,7 +76,7 @@ def test_from_dense_is_exact_at_full_rank(dtype):
 
 def test_from_dense_truncates_like_the_decomposition():
     linear = nn.Linear(12, 8, bias=False, dtype=torch.float64)
-    layer = MPOLinear.from_dense(linear, (2, 2, 2), (3, 2, 2), (4, 2))
+    layer = MPOLinear.from_dense(linear, (4, 2), row_shape=(2, 2, 2), column_shape=(3, 2, 2))
     expected = mpo(linear.weight.detach(), (2, 2, 2), (3, 2, 2), (4, 2)).tensor.to_dense()
     torch.testing.assert_close(layer.dense_weight().detach(), expected)
     assert layer.bias is None
@@ -99,14 +85,15 @@ def test_from_dense_truncates_like_the_decomposition():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (((2, 3), (3, 2), 2), ShapeError, "8"),
-        (((2, 4), (3, 2), 0), RankError, "rank"),
-        (((2, 4), (3, 2), 2.5), RankError, "rank"),
+        ({"rank": 2, "row_shape": (2, 3), "column_shape": (3, 2)}, ShapeError, r"not 8: give \(2, 4\)"),
+        ({"rank": 2, "row_shape": (2, 4), "column_shape": (6,)}, ShapeError, "has 1 digits: give 2"),
+        ({"rank": 0, "row_shape": (2, 4), "column_shape": (3, 2)}, RankError, "rank"),
+        ({"rank": 2.5, "row_shape": (2, 4), "column_shape": (3, 2)}, RankError, "rank"),
     ],
 )
 def test_from_dense_refuses_what_does_not_fit(arguments, error, message):
     with pytest.raises(error, match=message):
-        MPOLinear.from_dense(nn.Linear(6, 8), *arguments)
+        MPOLinear.from_dense(nn.Linear(6, 8), **arguments)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tnet.compression.catalogue import Problem, metric_of
 from tnet.compression.fitting import contiguous
 from tnet.compression.job import Job, moments_of, prepare
 from tnet.compression.moments import Moments
-from tnet.compression.mpo_candidates import balanced_factors, bonds_for
+from tnet.compression.mpo_candidates import bonds_for
 from tnet.compression.pipeline import finish
 from tnet.compression.result import CompressionResult
 from tnet.compression.settings import Settings
@@ -24,6 +24,7 @@ from tnet.compression.whitening import Metric, Shrinkage, factorise
 from tnet.decompositions import mpo
 from tnet.errors import InputError
 from tnet.nn import FactorisedLinear, LowRankLinear, MPOLinear
+from tnet.nn.digits import balanced_digits
 
 __all__ = ["compress_uniform"]
 
@@ -107,7 +108,7 @@ def _replace(
     bias = job.original.bias(name)
     ranks: tuple[int, ...]
     if method == "mpo":
-        rows, columns = balanced_factors(m, _N_CORES), balanced_factors(n, _N_CORES)
+        rows, columns = balanced_digits(m, _N_CORES), balanced_digits(n, _N_CORES)
         ranks = bonds_for(rows, columns, int(ratio * m * n))
         tensor = mpo(weight, rows, columns, ranks).tensor
         module: FactorisedLinear = MPOLinear.from_tensor(tensor, None if bias is None else bias.to(torch.float64))

@@ -14,9 +14,10 @@ from tnet.decompositions import mpo
 from tnet.errors import ConvergenceWarning
 from tnet.formats import MatrixProductOperator
 from tnet.nn import MPOLinear
+from tnet.nn.digits import balanced_digits
 from tnet.options import Stopping
 
-__all__ = ["balanced_factors", "bonds_for", "fit_mpo", "mpo_entries", "mpo_rivals", "mpo_shapes"]
+__all__ = ["bonds_for", "fit_mpo", "mpo_entries", "mpo_rivals", "mpo_shapes"]
 
 #: Shares of the dense elements at which MPOs are fitted, the probe's first.
 _SHARES = (0.5, 0.75)
@@ -25,15 +26,6 @@ _FIT = Stopping(max_iter=4, change=1e-2)
 _N_CORES = 3
 #: The ratio of losses that decides varies little among layers of one shape; beyond this margin none would win.
 _WORTHWHILE = 1.25
-
-
-def balanced_factors(n: int, count: int) -> tuple[int, ...]:
-    """Return ``count`` factors with product n and the least sum, ascending."""
-    if count == 1:
-        return (n,)
-    divisors = [d for d in range(1, n + 1) if n % d == 0]
-    candidates = (tuple(sorted((d, *balanced_factors(n // d, count - 1)))) for d in divisors)
-    return min(candidates, key=lambda factors: (sum(factors), factors))
 
 
 def bonds_for(rows: Sequence[int], columns: Sequence[int], n_params: int) -> tuple[int, ...]:
@@ -60,8 +52,8 @@ def fit_mpo(weight: torch.Tensor, metric: Metric, bonds: tuple[int, ...]) -> Mat
         warnings.simplefilter("ignore", ConvergenceWarning)  # a few sweeps are what is asked for
         result = mpo(
             weight,
-            balanced_factors(m, _N_CORES),
-            balanced_factors(n, _N_CORES),
+            balanced_digits(m, _N_CORES),
+            balanced_digits(n, _N_CORES),
             bonds,
             weight=(metric.column @ metric.column.T).to(weight.dtype),
             row_weight=None if row is None else (row @ row.T).to(weight.dtype),
@@ -72,7 +64,7 @@ def fit_mpo(weight: torch.Tensor, metric: Metric, bonds: tuple[int, ...]) -> Mat
 
 def mpo_shapes(m: int, n: int, shares: Sequence[float] = _SHARES) -> list[tuple[tuple[int, ...], int, int]]:
     """Return bonds, elements and multiply-adds a token of the MPOs on the menu of an (m, n) layer."""
-    rows, columns = balanced_factors(m, _N_CORES), balanced_factors(n, _N_CORES)
+    rows, columns = balanced_digits(m, _N_CORES), balanced_digits(n, _N_CORES)
     shapes = []
     for share in shares:
         bonds = bonds_for(rows, columns, int(share * m * n))

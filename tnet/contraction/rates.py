@@ -19,12 +19,15 @@ import numpy as np
 from tnet.errors import TnetError
 from tnet.io import atomic_write
 
-__all__ = ["Rates", "host_rates"]
+__all__ = ["COUNTING", "EDGES", "LARGE", "RUNS", "SMALL", "Rates", "host_rates", "kept_rates"]
 
 _FORMAT_VERSION = 2
-_EDGES = (1, 4, 16, 64, 256)  # rows, columns and inner sizes of the matrix products that are timed
-_RUNS = (1, 4, 16, 64)  # neighbours that stay together in a copy or a broadcast
-_SMALL, _LARGE = 1 << 13, 1 << 20  # elements within and beyond the caches
+EDGES = (1, 4, 16, 64, 256)
+"""Rows, columns and inner sizes of the matrix products that are timed."""
+RUNS = (1, 4, 16, 64)
+"""Neighbours that stay together in a copy or a broadcast."""
+SMALL, LARGE = 1 << 13, 1 << 20
+"""Elements within and beyond the caches."""
 _ROUNDS = 40  # of what takes a microsecond: a slow moment of the host must not count
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -82,6 +85,10 @@ class Rates(NamedTuple):
         return rows * inner * columns * _mac_seconds(self, rows, inner, columns)
 
 
+COUNTING = Rates(1e-18, 1e-18, 1e-18, 1e-18, 1e-18, (1.0,) * len(EDGES) ** 3, 1e-18, (1e-18,) * 8, (1e-18,) * 8)
+"""Rates by which multiply-adds are counted, and nothing else."""
+
+
 @functools.cache
 def host_rates(dtype: str) -> Rates:
     """Return the rates of NumPy on this host, measured in about 0.3 s unless they are on disk.
@@ -93,29 +100,43 @@ def host_rates(dtype: str) -> Rates:
     in which it is computed.
     """
     kind = "float32" if dtype in ("float16", "bfloat16") else dtype
-    path = _cache_file(kind)
+    return kept_rates(kind, [np.__version__, kind], lambda: _measure(kind))
+
+
+def kept_rates(name: str, key: Sequence[str | int], measure: Callable[[], Rates]) -> Rates:
+    """Return the rates on disk, or measure them and keep them there.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, beside a digest.
+    key : sequence of str or int
+        What the rates depend on beside this host, its threads and Python.
+    measure : callable
+    """
+    path = _cache_file(name, key)
     rates = _read(path)
     if rates is None:
-        rates = _measure(kind)
+        rates = measure()
         _write(path, rates)
     return rates
 
 
 def _at(table: Sequence[float], run: int, size: int) -> float:
     """Return the seconds of an element, between the runs and the sizes that were timed, on logarithmic scales."""
-    place = min(max(math.log(max(run, 1), 4), 0.0), len(_RUNS) - 1.0)
-    low = min(int(place), len(_RUNS) - 2)
+    place = min(max(math.log(max(run, 1), 4), 0.0), len(RUNS) - 1.0)
+    low = min(int(place), len(RUNS) - 2)
     share = place - low
     small, large = (
-        math.log(table[k + low]) * (1 - share) + math.log(table[k + low + 1]) * share for k in (0, len(_RUNS))
+        math.log(table[k + low]) * (1 - share) + math.log(table[k + low + 1]) * share for k in (0, len(RUNS))
     )
-    beyond = min(max(math.log(max(size, 1) / _SMALL) / math.log(_LARGE / _SMALL), 0.0), 1.0)
+    beyond = min(max(math.log(max(size, 1) / SMALL) / math.log(LARGE / SMALL), 0.0), 1.0)
     return math.exp(small * (1 - beyond) + large * beyond)
 
 
 def _mac_seconds(rates: Rates, *sizes: int) -> float:
     """Return the seconds of a multiply-add, interpolated in the logarithms of the three sizes."""
-    n = len(_EDGES)
+    n = len(EDGES)
     corners = [(0, 0.0)]
     for size in sizes:
         place = min(max(math.log(max(size, 1), 4), 0.0), n - 1.0)
@@ -130,7 +151,7 @@ def _mac_seconds(rates: Rates, *sizes: int) -> float:
 
 
 def _measure(dtype: str) -> Rates:
-    pool = np.ones(_LARGE, dtype), np.ones(_LARGE, dtype)
+    pool = np.ones(LARGE, dtype), np.ones(LARGE, dtype)
 
     def array(*shape: int, which: int = 0) -> np.ndarray:
         return pool[which][: math.prod(shape)].reshape(shape)
@@ -140,19 +161,19 @@ def _measure(dtype: str) -> Rates:
     view = _seconds(lambda: one.reshape((1,)), _ROUNDS)
     largest = 256 if np.dtype(dtype).kind in "fc" else 16  # integers have no BLAS
     mac: list[float] = []
-    for rows in _EDGES:
-        for inner in _EDGES:
-            for columns in _EDGES:
+    for rows in EDGES:
+        for inner in EDGES:
+            for columns in EDGES:
                 m, k, n = (min(size, largest) for size in (rows, inner, columns))
                 a, b = array(m, k), array(k, n, which=1)
                 mac.append(max(_seconds(functools.partial(np.dot, a, b)) - dot, 1e-13) / (m * k * n))
     stack = array(512, 1, 1)
     matrix = max(_seconds(lambda: np.matmul(stack, stack)) - dot, 1e-10) / 512
-    tall, narrow = array(_LARGE // 16, 16), array(16, 16, which=1)
-    skinny = _seconds(lambda: np.dot(tall, narrow)) - 16 * _LARGE * mac[_place(256, 16, 16)]
+    tall, narrow = array(LARGE // 16, 16), array(16, 16, which=1)
+    skinny = _seconds(lambda: np.dot(tall, narrow)) - 16 * LARGE * mac[_place(256, 16, 16)]
     byte = max(skinny, 1e-9) / (2 * tall.nbytes)
-    copy = [_copy_seconds(array, size, run, view) for size in (_SMALL, _LARGE) for run in _RUNS]
-    times = [_times_seconds(array, size, run, dot) for size in (_SMALL, _LARGE) for run in _RUNS]
+    copy = [_copy_seconds(array, size, run, view) for size in (SMALL, LARGE) for run in RUNS]
+    times = [_times_seconds(array, size, run, dot) for size in (SMALL, LARGE) for run in RUNS]
     short, long = (_seconds(_chain(n, dtype), 5 * _ROUNDS) for n in (4, 16))
     step = max((long - short) / 12, dot)
     first = stack[:1]
@@ -179,7 +200,7 @@ def _chain(n: int, dtype: str) -> Callable[[], Any]:
 def _place(*sizes: int) -> int:
     index = 0
     for size in sizes:
-        index = index * len(_EDGES) + _EDGES.index(size)
+        index = index * len(EDGES) + EDGES.index(size)
     return index
 
 
@@ -220,13 +241,13 @@ def _n_threads() -> int:
     return max(1, min([n, *asked]))
 
 
-def _cache_file(dtype: str) -> Path:
-    """Return where the rates are kept; another processor, thread count or NumPy has a file of its own."""
+def _cache_file(name: str, key: Sequence[str | int]) -> Path:
+    """Return where the rates are kept; another processor, thread count or library has a file of its own."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     host = [platform.node(), platform.machine(), platform.processor(), os.cpu_count(), _n_threads()]
-    versions = [platform.python_version(), np.__version__, _FORMAT_VERSION]
-    digest = hashlib.sha256(json.dumps([*host, *versions, dtype]).encode()).hexdigest()[:16]
-    return Path(root) / "tnet" / f"rates-{dtype}-{digest}.json"
+    versions = [platform.python_version(), _FORMAT_VERSION]
+    digest = hashlib.sha256(json.dumps([*host, *versions, *key]).encode()).hexdigest()[:16]
+    return Path(root) / "tnet" / f"rates-{name}-{digest}.json"
 
 
 def _read(path: Path) -> Rates | None:
@@ -250,7 +271,7 @@ def _read(path: Path) -> Rates | None:
         sound = all(math.isfinite(x) and 0 < x < 1 for x in numbers)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return rates if sound and lengths == [len(_EDGES) ** 3, 2 * len(_RUNS), 2 * len(_RUNS)] else None
+    return rates if sound and lengths == [len(EDGES) ** 3, 2 * len(RUNS), 2 * len(RUNS)] else None
 
 
 def _write(path: Path, rates: Rates) -> None:

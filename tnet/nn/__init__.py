@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from tnet.nn.btt_linear import BTTLinear
+from tnet.nn.cp_linear import CPLinear
 from tnet.nn.factorised_linear import FactorisedLinear
 from tnet.nn.implicit import DifferentiableFit, differentiable_cp, differentiable_tt, differentiable_tucker
 from tnet.nn.interpolative_linear import InterpolativeLinear
+from tnet.nn.kronecker_linear import KroneckerLinear
 from tnet.nn.low_rank_linear import LowRankLinear
 from tnet.nn.mpo_linear import MPOLinear
+from tnet.nn.network_linear import NetworkLinear
 from tnet.nn.shared_input import FollowerLinear, SharedInputLinear, shared_input_layers
+from tnet.nn.tn_linear import TNLinear
+from tnet.nn.tucker_linear import TuckerLinear
 
 __all__ = [
+    "BTTLinear",
+    "CPLinear",
     "DifferentiableFit",
     "FactorisedLinear",
     "FollowerLinear",
     "InterpolativeLinear",
+    "KroneckerLinear",
     "LowRankLinear",
     "MPOLinear",
+    "NetworkLinear",
     "SharedInputLinear",
+    "TNLinear",
+    "TuckerLinear",
     "differentiable_cp",
     "differentiable_tt",
     "differentiable_tucker",

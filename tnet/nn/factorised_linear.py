@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
 
 from tnet.errors import BackendError, InputError, RankError, ShapeError
 
-__all__ = ["FactorisedLinear"]
+__all__ = [
+    "FactorisedLinear",
+    "check_factors",
+    "check_product",
+    "check_rank",
+    "check_size",
+    "dense_parts",
+    "parameter_of",
+]
 
 
 class FactorisedLinear(nn.Module, ABC):
@@ -50,6 +59,25 @@ class FactorisedLinear(nn.Module, ABC):
     def macs(self) -> int:
         """Multiply-adds of the forward pass for one token."""
 
+    @abstractmethod
+    def factor_dims(self) -> dict[str, tuple[int, int]]:
+        """Return for each factor, by parameter name, the sizes ``(d_in, d_out)`` of the matrix that it acts as.
+
+        The product of all ``d_in`` is n times the number of terms summed over for one entry of ``W'``.
+        """
+
+    def reset_parameters(self) -> None:
+        """Draw new values: entries of ``W'`` have the variance ``1 / (3 n)`` of a new ``nn.Linear``.
+
+        Each of d factors is normal with variance ``3^(-1/d) / d_in`` (:meth:`factor_dims`), so that each keeps the
+        scale of what it maps; the bias is uniform in ``±1/sqrt(n)``.
+        """
+        dims = self.factor_dims()
+        share = 3 ** (-1 / len(dims))
+        for name, (d_in, _) in dims.items():
+            nn.init.normal_(self.get_parameter(name), std=(share / d_in) ** 0.5)
+        self._reset_bias()
+
     @property
     def n_params(self) -> int:
         """Elements stored by this layer: factors, bias and index buffers."""
@@ -77,6 +105,41 @@ class FactorisedLinear(nn.Module, ABC):
                 dense.bias = nn.Parameter(self.bias.detach().clone())
         return dense.train(self.training)
 
+    def extra_repr(self) -> str:
+        """Sizes, parameters and multiply-adds a token, as ``print`` shows them."""
+        own = "".join(f"{name}={value}, " for name, value in self._described().items())
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, {own}bias={self.bias is not None}, "
+            f"n_params={self.n_params}, macs={self.macs}"
+        )
+
+    @abstractmethod
+    def _described(self) -> dict[str, object]:
+        """Return what beside its sizes tells the layer from others of its class."""
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {name: tuple(tensor.shape) for name, tensor in [*self.named_parameters(), *self.named_buffers()]}
+        given = {name: tuple(state_dict[prefix + name].shape) for name in own if prefix + name in state_dict}
+        other = {name: shape for name, shape in given.items() if shape != own[name]}
+        if other:
+            told = ", ".join(f"{prefix}{name} {shape}, not {own[name]}" for name, shape in other.items())
+            raise ShapeError(
+                f"{type(self).__name__} {prefix.rstrip('.') or '(the module itself)'}: the state_dict is of other "
+                f"factors: {told}. Build the layer with the digits and ranks of the saved one."
+            )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
     def _new_bias(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         parameter = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", parameter)
@@ -85,6 +148,16 @@ class FactorisedLinear(nn.Module, ABC):
         if self.bias is not None:
             bound = self.in_features**-0.5
             nn.init.uniform_(self.bias, -bound, bound)
+
+
+def dense_parts(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return weight ``(m, n)`` and bias of a dense layer, detached: an ``nn.Linear``, or GPT-2's ``Conv1D``."""
+    weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or isinstance(linear, nn.Embedding):
+        raise InputError(f"{type(linear).__name__} is no dense linear layer: give a torch.nn.Linear.")
+    check_factors(weight=weight, bias=bias)
+    weight = weight.detach().T if type(linear).__name__ == "Conv1D" else weight.detach()
+    return weight, None if bias is None else bias.detach()
 
 
 def check_size(name: str, value: int) -> int:

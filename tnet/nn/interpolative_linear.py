@@ -162,9 +162,10 @@ class InterpolativeLinear(FactorisedLinear):
         """Multiply-adds for one token: ``r (m + n - r)``."""
         return self.rank * (self.out_features + self.in_features - self.rank)
 
-    def extra_repr(self) -> str:
-        """Sizes and rank, as ``print`` shows them."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"rank={self.rank}, bias={self.bias is not None}"
-        )
+    def factor_dims(self) -> dict[str, tuple[int, int]]:
+        """``left`` maps r to m, ``coupling`` n - r to r; the identity beside it is not counted."""
+        rest = self.in_features - self.rank
+        return {"left": (self.rank, self.out_features)} | ({"coupling": (rest, self.rank)} if rest else {})
+
+    def _described(self) -> dict[str, object]:
+        return {"rank": self.rank}

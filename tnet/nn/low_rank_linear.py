@@ -6,13 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tnet.errors import InputError, ShapeError
 from tnet.nn.factorised_linear import (
     FactorisedLinear,
     check_factors,
     check_product,
     check_rank,
+    dense_parts,
     parameter_of,
 )
+from tnet.options import Truncation, check_rank_or_rtol
 
 __all__ = ["LowRankLinear"]
 
@@ -69,16 +72,6 @@ class LowRankLinear(FactorisedLinear):
         self._new_bias(bias, device, dtype)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw new values: entries of ``W'`` have the variance ``1 / (3 n)`` of a new ``nn.Linear``.
-
-        ``right ~ N(0, 1/n)`` keeps the variance of the input, ``left ~ N(0, 1/(3 r))`` gives that of
-        ``nn.Linear``; the bias is uniform in ``±1/sqrt(n)``.
-        """
-        nn.init.normal_(self.right, std=self.in_features**-0.5)
-        nn.init.normal_(self.left, std=(3 * self.rank) ** -0.5)
-        self._reset_bias()
-
     @classmethod
     def from_factors(cls, left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> LowRankLinear:
         """Build the layer from copies of its factors.
@@ -111,8 +104,17 @@ class LowRankLinear(FactorisedLinear):
         return layer
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear, rank: int) -> LowRankLinear:
-        r"""Truncate a dense layer: ``W' = U_r S_r V_r^T``, nearest to ``W`` in the Frobenius norm.
+    def from_dense(
+        cls,
+        linear: nn.Module,
+        rank: int | None = None,
+        *,
+        rtol: float | None = None,
+        weight: torch.Tensor | None = None,
+    ) -> LowRankLinear:
+        r"""Truncate a dense layer: the nearest weight of a rank, in the plain or a weighted norm.
+
+        .. math:: W' = \arg\min_{\operatorname{rank} V \le r} \|(W - V) C^{1/2}\|_F
 
         Parameters
         ----------
@@ -120,29 +122,37 @@ class LowRankLinear(FactorisedLinear):
             The dense layer; left unchanged.
         rank : int
             From 1 to ``min(m, n)``.
+        rtol : float
+            The least rank with this relative error, in the same norm, instead of ``rank``.
+        weight : tensor, shape (n, n), optional
+            C, positive semidefinite, such as the second moment of the inputs; the identity by default.
 
         Returns
         -------
         LowRankLinear
-            With balanced factors ``U_r S_r^(1/2)`` and ``S_r^(1/2) V_r^T``.
+            With balanced factors, and dtype, device and mode of the dense layer.
 
         Raises
         ------
-        RankError, InputError
-            If the rank is out of range or the weight is not finite.
+        RankError, ShapeError, InputError
+            If both or neither of rank and rtol are given, the rank is out of range, C does not fit, or the weight is
+            not finite.
 
         Notes
         -----
-        One singular value decomposition in float64, ``O(m n min(m, n))``.
+        A singular value decomposition of ``W C^(1/2)`` in float64, ``O(m n min(m, n) + n^3)``.
         """
-        weight = linear.weight.detach()
-        check_factors(weight=weight)
-        check_rank(rank, min(weight.shape), f"the smaller side of a weight of shape {tuple(weight.shape)}")
-        u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
-        root = s[:rank].sqrt()
-        left, right = u[:, :rank] * root, root[:, None] * vh[:rank]
-        bias = None if linear.bias is None else linear.bias.detach()
-        return cls.from_factors(left.to(weight.dtype), right.to(weight.dtype), bias).train(linear.training)
+        dense, bias = dense_parts(linear)
+        check_rank_or_rtol(rank, rtol)
+        root, inverse = _roots(weight, dense)
+        u, s, vh = torch.linalg.svd(dense.double() @ root, full_matrices=False)
+        if rank is None:
+            squares = s.square().tolist()
+            rank = Truncation(tail=(rtol or 0.0) * sum(squares) ** 0.5).keep(squares)
+        check_rank(rank, min(dense.shape), f"the smaller side of a weight of shape {tuple(dense.shape)}")
+        scale = s[:rank].sqrt()
+        left, right = u[:, :rank] * scale, scale[:, None] * (vh[:rank] @ inverse)
+        return cls.from_factors(left.to(dense.dtype), right.to(dense.dtype), bias).train(linear.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(..., n)`` to ``(..., m)``."""
@@ -157,9 +167,26 @@ class LowRankLinear(FactorisedLinear):
         """Multiply-adds for one token: ``r (m + n)``."""
         return self.rank * (self.in_features + self.out_features)
 
-    def extra_repr(self) -> str:
-        """Sizes and rank, as ``print`` shows them."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"rank={self.rank}, bias={self.bias is not None}"
-        )
+    def factor_dims(self) -> dict[str, tuple[int, int]]:
+        """``right`` maps n to r, ``left`` r to m."""
+        return {"right": (self.in_features, self.rank), "left": (self.rank, self.out_features)}
+
+    def _described(self) -> dict[str, object]:
+        return {"rank": self.rank}
+
+
+def _roots(weight: torch.Tensor | None, dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``C^(1/2)`` and its inverse, eigenvalues below 1e-12 of the largest raised to that."""
+    n = dense.shape[1]
+    if weight is None:
+        identity = torch.eye(n, dtype=torch.float64, device=dense.device)
+        return identity, identity
+    check_factors(weight=weight)
+    if tuple(weight.shape) != (n, n):
+        raise ShapeError(f"weight of shape {tuple(weight.shape)}: give ({n}, {n}), a second moment of the inputs.")
+    values, vectors = torch.linalg.eigh(weight.to(device=dense.device, dtype=torch.float64))
+    top = float(values[-1])
+    if top <= 0 or float(values[0]) < -1e-5 * top:
+        raise InputError("weight is not positive semidefinite: give a second moment such as X^T X / len(X).")
+    roots = values.clamp(min=1e-12 * top).sqrt()
+    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T

@@ -7,20 +7,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from tnet.decompositions import mpo
 from tnet.errors import RankError, ShapeError
-from tnet.nn.factorised_linear import FactorisedLinear, check_factors, check_size, parameter_of
+from tnet.nn.digits import checked_digits
+from tnet.nn.factorised_linear import check_factors, check_size, dense_parts, parameter_of
+from tnet.nn.network_linear import NetworkLinear
 
 if TYPE_CHECKING:
     from tnet.formats import MatrixProductOperator
 
 __all__ = ["MPOLinear"]
 
+_N_DIGITS = 3
 
-class MPOLinear(FactorisedLinear):
+
+class MPOLinear(NetworkLinear):
     r"""Linear layer with a matrix product operator as weight.
 
     .. math:: W_{(i_1 \dots i_d), (j_1 \dots j_d)} = G_1[i_1, j_1] \cdots G_d[i_d, j_d]
@@ -53,11 +56,8 @@ class MPOLinear(FactorisedLinear):
 
     Notes
     -----
-    The forward pass takes the cheapest of three ways, by the multiply-adds for the number of tokens at hand:
-    the input through the cores from the first to the last or from the last to the first (batched products on
-    views, no transposed copies), or the dense weight formed once, then one matrix product. Few tokens favour
-    the cores, many the dense weight: for three cores and more the chain's cost a token usually exceeds ``m
-    n``.
+    :math:`\sum_k r_{k-1} m_k n_k r_k` parameters. The forward pass takes the fastest order for the tokens at hand:
+    core after core from either end, some cores merged first, or the whole weight first; see :class:`NetworkLinear`.
 
     References
     ----------
@@ -91,6 +91,13 @@ class MPOLinear(FactorisedLinear):
             nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) for shape in self._core_shapes()
         )
         self._new_bias(bias, device, dtype)
+        bonds = [(), *((f"r{k}",) for k in range(len(self.ranks))), ()]
+        digits = range(len(row_shape))
+        self._set_network(
+            [(*bonds[k], f"i{k}", f"j{k}", *bonds[k + 1]) for k in digits],
+            tuple(f"i{k}" for k in digits),
+            tuple(f"j{k}" for k in digits),
+        )
         self.reset_parameters()
 
     def _core_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -98,19 +105,16 @@ class MPOLinear(FactorisedLinear):
         return tuple(zip(bonds[:-1], self.row_shape, self.column_shape, bonds[1:], strict=True))
 
     def _cores(self) -> list[torch.Tensor]:
-        return [cast("torch.Tensor", core) for core in self.cores]
+        first, *others = [cast("torch.Tensor", core) for core in self.cores]
+        cores = [first.squeeze(0), *others]
+        return [*cores[:-1], cores[-1].squeeze(-1)]
 
-    def reset_parameters(self) -> None:
-        """Draw new values: entries of ``W'`` have the variance ``1 / (3 n)`` of a new ``nn.Linear``.
+    def factor_dims(self) -> dict[str, tuple[int, int]]:
+        """Core k maps ``r_(k-1) n_k`` to ``m_k r_k``."""
+        return {f"cores.{k}": (left * n, m * right) for k, (left, m, n, right) in enumerate(self._core_shapes())}
 
-        Core ``k`` is normal with variance ``3^(-1/d) / (r_{k-1} n_k)``; the bias is uniform in
-        ``±1/sqrt(n)``.
-        """
-        share = 3 ** (-1 / len(self.row_shape))
-        for core in self._cores():
-            bond, _, digit, _ = core.shape
-            nn.init.normal_(core, std=(share / (bond * digit)) ** 0.5)
-        self._reset_bias()
+    def _described(self) -> dict[str, object]:
+        return {"row_shape": self.row_shape, "column_shape": self.column_shape, "ranks": self.ranks}
 
     @classmethod
     def from_cores(cls, cores: Sequence[torch.Tensor], bias: torch.Tensor | None = None) -> MPOLinear:
@@ -168,21 +172,28 @@ class MPOLinear(FactorisedLinear):
     @classmethod
     def from_dense(
         cls,
-        linear: nn.Linear,
-        row_shape: Sequence[int],
-        column_shape: Sequence[int],
-        rank: int | Sequence[int],
+        linear: nn.Module,
+        rank: int | Sequence[int] | None = None,
+        *,
+        rtol: float | None = None,
+        weight: torch.Tensor | None = None,
+        row_shape: Sequence[int] | None = None,
+        column_shape: Sequence[int] | None = None,
     ) -> MPOLinear:
-        """Approximate a dense layer by :func:`tnet.mpo` in the Frobenius norm.
+        """Approximate a dense layer by :func:`tnet.mpo`, in the plain or a weighted norm.
 
         Parameters
         ----------
         linear : torch.nn.Linear
             The dense layer; left unchanged.
-        row_shape, column_shape : sequence of int
-            Digits of the output and of the input index.
         rank : int or sequence of int
             Largest inner bond, or one for each inner bond.
+        rtol : float
+            Relative Frobenius error, instead of ``rank``; not together with ``weight``.
+        weight : tensor, shape (n, n), optional
+            C, the second moment of the inputs.
+        row_shape, column_shape : sequence of int, optional
+            Digits of the output and of the input index, as many of each; three balanced ones by default.
 
         Returns
         -------
@@ -192,101 +203,11 @@ class MPOLinear(FactorisedLinear):
         Raises
         ------
         ShapeError, RankError, InputError
-            If the shapes or ranks do not fit the weight, or the weight is not finite.
+            If the digits, ranks or C do not fit the weight, or the weight is not finite.
         """
-        weight = linear.weight.detach()
-        tensor = mpo(weight, tuple(row_shape), tuple(column_shape), rank).tensor
-        bias = None if linear.bias is None else linear.bias.detach()
+        dense, bias = dense_parts(linear)
+        count = len(row_shape or column_shape or (0,) * _N_DIGITS)
+        rows = checked_digits("row_shape", row_shape, dense.shape[0], count)
+        columns = checked_digits("column_shape", column_shape, dense.shape[1], count)
+        tensor = mpo(dense, rows, columns, rank, rtol=rtol, weight=weight).tensor
         return cls.from_tensor(tensor, bias).train(linear.training)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(..., n)`` to ``(..., m)``."""
-        if x.shape[-1] != self.in_features:
-            raise ShapeError(f"input of shape {tuple(x.shape)}: the last axis must be {self.in_features}.")
-        tokens = math.prod(x.shape[:-1])
-        costs = self._costs(tokens)
-        way = min(costs, key=costs.__getitem__)
-        if way == "dense":
-            return F.linear(x, self.dense_weight(), self.bias)
-        y = self.contract_forwards(x) if way == "forwards" else self.contract_backwards(x)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
-
-    def contract_forwards(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``W' x`` without bias, cores from the first to the last.
-
-        The state is ``(tokens * finished output digits, bond * next input digit, remaining input digits)``.
-        """
-        batch, rest = math.prod(x.shape[:-1]), self.in_features
-        state = x
-        for core in self._cores():
-            bond, m, n, next_bond = core.shape
-            rest //= n
-            matrix = core.permute(1, 3, 0, 2).reshape(m * next_bond, bond * n)
-            state = _apply(matrix, state.reshape(batch, bond * n, rest))
-            batch *= m
-        return state.reshape(*x.shape[:-1], self.out_features)
-
-    def contract_backwards(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``W' x`` without bias, cores from the last to the first.
-
-        The state is ``(tokens * remaining input digits, next input digit * bond, finished output digits)``.
-        """
-        batch, done = math.prod(x.shape[:-1]) * self.in_features, 1
-        state = x
-        for core in reversed(self._cores()):
-            bond, m, n, next_bond = core.shape
-            batch //= n
-            matrix = core.reshape(bond * m, n * next_bond)
-            state = _apply(matrix, state.reshape(batch, n * next_bond, done))
-            done *= m
-        return state.reshape(*x.shape[:-1], self.out_features)
-
-    def dense_weight(self) -> torch.Tensor:
-        """Return ``W'`` of shape ``(m, n)``."""
-        cores = self._cores()
-        weight, rows, columns = cores[0][0], self.row_shape[0], self.column_shape[0]
-        for core in cores[1:]:
-            bond, m, n, next_bond = core.shape
-            product = weight.reshape(rows * columns, bond) @ core.reshape(bond, m * n * next_bond)
-            weight = product.reshape(rows, columns, m, n, next_bond).permute(0, 2, 1, 3, 4)
-            rows, columns = rows * m, columns * n
-        return weight.reshape(rows, columns)
-
-    def _costs(self, tokens: int) -> dict[str, int]:
-        """Multiply-adds of the three ways of the forward pass for this many tokens."""
-        forwards = backwards = materialise = 0
-        rows, columns, rest_rows, rest_columns = 1, 1, self.out_features, self.in_features
-        for bond, m, n, next_bond in self._core_shapes():
-            rest_rows, rest_columns = rest_rows // m, rest_columns // n
-            size = bond * m * n * next_bond
-            forwards += tokens * rows * size * rest_columns
-            backwards += tokens * columns * size * rest_rows
-            materialise += rows * columns * size if rows * columns > 1 else 0
-            rows, columns = rows * m, columns * n
-        dense = materialise + tokens * self.out_features * self.in_features
-        return {"forwards": forwards, "backwards": backwards, "dense": dense}
-
-    def count_macs(self, tokens: int) -> int:
-        """Multiply-adds of one forward pass with this many tokens, by the way that it takes."""
-        return min(self._costs(tokens).values())
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one token of a long input: those of the cheaper chain, at most ``m n``."""
-        costs = self._costs(1)
-        return min(costs["forwards"], costs["backwards"], self.out_features * self.in_features)
-
-    def extra_repr(self) -> str:
-        """Sizes and ranks, as ``print`` shows them."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, row_shape={self.row_shape}, "
-            f"column_shape={self.column_shape}, ranks={self.ranks}, bias={self.bias is not None}"
-        )
-
-
-def _apply(matrix: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-    # One large product is faster than a batch of matrix-vector products when nothing trails the contracted
-    # axis.
-    if state.shape[-1] == 1:
-        return F.linear(state[..., 0], matrix)
-    return matrix @ state

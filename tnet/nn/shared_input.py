@@ -119,12 +119,12 @@ class FollowerLinear(FactorisedLinear):
         """Multiply-adds for one token, the projection included: ``r (m + n - r)``."""
         return self.rank * (self.out_features + self.in_features - self.rank)
 
-    def extra_repr(self) -> str:
-        """Sizes and rank, as ``print`` shows them."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"rank={self.rank}, bias={self.bias is not None}, right factor of an owner"
-        )
+    def factor_dims(self) -> dict[str, tuple[int, int]]:
+        """``left`` maps r to m; the right factor is the owner's."""
+        return {"left": (self.rank, self.out_features)}
+
+    def _described(self) -> dict[str, object]:
+        return {"rank": self.rank, "right": "of an owner"}
 
 
 def shared_input_layers(
