@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tnet.nn.btt_linear import BTTLinear
+from tnet.nn.cp_conv import CPConv2d
 from tnet.nn.cp_linear import CPLinear
+from tnet.nn.factorised_conv import FactorisedConv2d
 from tnet.nn.factorised_linear import FactorisedLinear
 from tnet.nn.implicit import DifferentiableFit, differentiable_cp, differentiable_tt, differentiable_tucker
 from tnet.nn.interpolative_linear import InterpolativeLinear
@@ -13,12 +15,15 @@ from tnet.nn.mpo_linear import MPOLinear
 from tnet.nn.network_linear import NetworkLinear
 from tnet.nn.shared_input import FollowerLinear, SharedInputLinear, shared_input_layers
 from tnet.nn.tn_linear import TNLinear
+from tnet.nn.tucker_conv import TuckerConv2d
 from tnet.nn.tucker_linear import TuckerLinear
 
 __all__ = [
     "BTTLinear",
+    "CPConv2d",
     "CPLinear",
     "DifferentiableFit",
+    "FactorisedConv2d",
     "FactorisedLinear",
     "FollowerLinear",
     "InterpolativeLinear",
@@ -28,6 +33,7 @@ __all__ = [
     "NetworkLinear",
     "SharedInputLinear",
     "TNLinear",
+    "TuckerConv2d",
     "TuckerLinear",
     "differentiable_cp",
     "differentiable_tt",

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
-from tnet.decompositions import cp
-from tnet.errors import ConvergenceWarning, RankError
+from tnet.errors import RankError
+from tnet.nn.cp_model import cp_model
 from tnet.nn.digits import checked_digits
-from tnet.nn.factorised_linear import check_factors, check_size, dense_parts, parameter_of
+from tnet.nn.factorised_linear import check_factors, dense_parts, parameter_of
 from tnet.nn.network_linear import NetworkLinear
 from tnet.nn.weighted_fit import fit_factors
-from tnet.options import Stopping, check_rank_or_rtol
 
 if TYPE_CHECKING:
     from tnet.formats import CPTensor
 
 __all__ = ["CPLinear"]
-
-_FIT = Stopping(max_iter=100, change=1e-5)
 
 
 class CPLinear(NetworkLinear):
@@ -140,13 +136,10 @@ class CPLinear(NetworkLinear):
             than the dense weight meets ``rtol``.
         """
         dense, bias = dense_parts(linear)
-        check_rank_or_rtol(rank, rtol)
         rows = checked_digits("row_shape", row_shape, dense.shape[0])
         columns = checked_digits("column_shape", column_shape, dense.shape[1])
         tensor = dense.reshape(*rows, *columns)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a weight is no sum of few terms; ALS creeps
-            model = _fitted(tensor, check_size("rank", rank)) if rank is not None else _within(tensor, rtol or 0.0)
+        model = cp_model(tensor, rank, rtol)
         layer = cls.from_tensor(model, len(rows), bias).train(linear.training)
         if weight is not None:
             fit_factors(layer, dense, weight)
@@ -164,27 +157,3 @@ class CPLinear(NetworkLinear):
 
     def _described(self) -> dict[str, object]:
         return {"row_shape": self.row_shape, "column_shape": self.column_shape, "rank": self.rank}
-
-
-def _fitted(tensor: torch.Tensor, rank: int) -> CPTensor:
-    return cp(tensor, rank, stopping=_FIT, rng=0).tensor
-
-
-def _within(tensor: torch.Tensor, rtol: float) -> CPTensor:
-    """Return the model of the least rank found whose error is at most rtol."""
-    most = tensor.numel() // sum(tensor.shape)
-    low, high, rank = 0, 0, 1
-    best: CPTensor | None = None
-    while not high or high - low > 1:
-        found = cp(tensor, rank, stopping=_FIT, rng=0)
-        if found.error <= rtol:
-            best, high = found.tensor, rank
-        else:
-            low = rank
-        if not high and rank >= most:
-            raise RankError(
-                f"rtol={rtol}: not met with {rank} terms, as many parameters as the weight has; loosen it."
-            )
-        rank = (low + high) // 2 if high else min(2 * rank, most)
-    assert best is not None
-    return best

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tnet.errors import BackendError, InputError, RankError, ShapeError
+from tnet.nn.state import refuse_other_factors
 
 __all__ = [
     "FactorisedLinear",
@@ -127,15 +128,7 @@ class FactorisedLinear(nn.Module, ABC):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        own = {name: tuple(tensor.shape) for name, tensor in [*self.named_parameters(), *self.named_buffers()]}
-        given = {name: tuple(state_dict[prefix + name].shape) for name in own if prefix + name in state_dict}
-        other = {name: shape for name, shape in given.items() if shape != own[name]}
-        if other:
-            told = ", ".join(f"{prefix}{name} {shape}, not {own[name]}" for name, shape in other.items())
-            raise ShapeError(
-                f"{type(self).__name__} {prefix.rstrip('.') or '(the module itself)'}: the state_dict is of other "
-                f"factors: {told}. Build the layer with the digits and ranks of the saved one."
-            )
+        refuse_other_factors(self, state_dict, prefix)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -71,6 +71,10 @@ class NetworkMap(NamedTuple):
         bucket = 1 << max(tokens - 1, 0).bit_length()
         return _map_order(self, bucket, device, dtype)
 
+    def weight_order(self, device: str, dtype: torch.dtype) -> Order:
+        """Return the order of products that forms ``W'``."""
+        return _weight_order(self, device, dtype)
+
     def macs(self) -> int:
         """Return the least multiply-adds for each of many tokens, products of cores alone not counted."""
         return _least_macs(self)
@@ -132,10 +136,14 @@ def _kept_map_program(network: NetworkMap, tokens: int, device: str, dtype: torc
 
 @functools.lru_cache(maxsize=1 << 10)
 def _kept_weight_program(network: NetworkMap, device: str, dtype: torch.dtype) -> Program:
-    order = best_order(
-        network.indices, network.rows + network.columns, dict(network.sizes), _rates(device, dtype), dtype.itemsize
-    )
+    order = network.weight_order(device, dtype)
     return _filled(order, network.rows, network.columns, dict(network.sizes))
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _weight_order(network: NetworkMap, device: str, dtype: torch.dtype) -> Order:
+    output, sizes = network.rows + network.columns, dict(network.sizes)
+    return best_order(network.indices, output, sizes, _rates(device, dtype), dtype.itemsize)
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -8,6 +8,7 @@ import math
 import torch
 
 from tnet.errors import InputError, ShapeError
+from tnet.nn.factorised_conv import FactorisedConv2d
 from tnet.nn.network_linear import NetworkLinear
 
 __all__ = ["fit_factors"]
@@ -16,14 +17,15 @@ _ITERATIONS = 300
 _HISTORY = 20
 
 
-def fit_factors(layer: NetworkLinear, dense: torch.Tensor, weight: torch.Tensor) -> None:
+def fit_factors(layer: NetworkLinear | FactorisedConv2d, dense: torch.Tensor, weight: torch.Tensor) -> None:
     r"""Lower :math:`\|(W - W') C^{1/2}\|_F` over all factors of a layer at once, from the values that they have.
 
     Parameters
     ----------
-    layer : NetworkLinear
+    layer : NetworkLinear or FactorisedConv2d
         Changed in place, unless nothing better is found.
     dense : tensor, shape (m, n)
+        The weight; of a convolution the kernel as a matrix ``(O, I k_h k_w)``.
     weight : tensor, shape (n, n)
         C, the second moment of the inputs.
 
@@ -54,7 +56,7 @@ def fit_factors(layer: NetworkLinear, dense: torch.Tensor, weight: torch.Tensor)
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        difference = W - own.dense_weight()
+        difference = W - own.dense_weight().reshape(W.shape)
         error = torch.sum((difference @ C) * difference) / total
         error.backward()
         return error
