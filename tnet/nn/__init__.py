@@ -5,6 +5,7 @@ from __future__ import annotations
 from tnet.nn.btt_linear import BTTLinear
 from tnet.nn.cp_conv import CPConv2d
 from tnet.nn.cp_linear import CPLinear
+from tnet.nn.dlrt import DLRT
 from tnet.nn.factorised_conv import FactorisedConv2d
 from tnet.nn.factorised_linear import FactorisedLinear
 from tnet.nn.implicit import DifferentiableFit, differentiable_cp, differentiable_tt, differentiable_tucker
@@ -19,6 +20,7 @@ from tnet.nn.tucker_conv import TuckerConv2d
 from tnet.nn.tucker_linear import TuckerLinear
 
 __all__ = [
+    "DLRT",
     "BTTLinear",
     "CPConv2d",
     "CPLinear",

@@ -162,6 +162,14 @@ class LowRankLinear(FactorisedLinear):
         """Return ``left @ right`` of shape ``(m, n)``."""
         return self.left @ self.right
 
+    def replace_factors(self, left: torch.Tensor, right: torch.Tensor) -> None:
+        """Put copies of other factors, of any rank, in the place of the layer's.
+
+        Their parameters are new: an optimiser that holds the old ones no longer trains the layer.
+        """
+        self.left, self.right = parameter_of(left, self.left), parameter_of(right, self.right)
+        self.rank = int(left.shape[1])
+
     @property
     def macs(self) -> int:
         """Multiply-adds for one token: ``r (m + n)``."""

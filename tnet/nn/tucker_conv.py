@@ -195,11 +195,10 @@ class TuckerConv2d(FactorisedConv2d):
     def replace_factors(self, core: torch.Tensor, factors: Sequence[torch.Tensor]) -> None:
         """Put copies of other factors, of any ranks, in the place of the layer's.
 
-        The parameters stay the same objects; their gradients are dropped.
+        Their parameters are new: an optimiser that holds the old ones no longer trains the layer.
         """
-        for parameter, values in zip([self.core, *self.factors], [core, *factors], strict=True):
-            parameter.grad = None
-            parameter.data = values.detach().to(parameter.dtype).clone(memory_format=torch.contiguous_format)
+        self.core = parameter_of(core, self.core)
+        self.factors = nn.ParameterList(parameter_of(factor, self.core) for factor in factors)
         self.ranks = tuple(int(factor.shape[1]) for factor in factors)
         self._set_paths()
 

@@ -158,6 +158,16 @@ class TuckerLinear(NetworkLinear):
             fit_factors(layer, dense, weight)
         return layer
 
+    def replace_factors(self, core: torch.Tensor, factors: Sequence[torch.Tensor]) -> None:
+        """Put copies of other factors, of any ranks, in the place of the layer's.
+
+        Their parameters are new: an optimiser that holds the old ones no longer trains the layer.
+        """
+        self.core = parameter_of(core, self.core)
+        self.factors = nn.ParameterList(parameter_of(factor, self.core) for factor in factors)
+        self.ranks = tuple(int(r) for r in core.shape)
+        self._set_network(self._network.indices, self._network.rows, self._network.columns)
+
     def factor_dims(self) -> dict[str, tuple[int, int]]:
         """Column factors map ``n_k`` to ``b_k``, the core its columns to its rows, row factors ``a_k`` to ``m_k``."""
         p = len(self.row_shape)
