@@ -34,7 +34,8 @@ class KVLoss:
         """Choose ranks whose sum is at most ``share`` of the whole.
 
         Losses of heads are taken to add up. From full rank, the cut with the least loss for each number saved is
-        taken, over all heads and all lower levels, until the budget is met.
+        taken, over all heads and all lower levels, until the budget is met; what the last cut saved too much is
+        given back where it gains most.
 
         Parameters
         ----------
@@ -66,6 +67,9 @@ class KVLoss:
             total -= levels[at[unit]] - levels[int(targets[unit])]
             at[unit] = int(targets[unit])
             slopes[unit], targets[unit] = _best_cut(curves[unit], levels, at[unit])
+        while (raised := _best_raise(curves, levels, at, budget - total + 1e-9)) is not None:
+            total += levels[raised[1]] - levels[at[raised[0]]]
+            at[raised[0]] = raised[1]
         return levels[at].reshape(self.divergence.shape[:-1])
 
 
@@ -141,3 +145,12 @@ def _best_cut(curve: np.ndarray, levels: np.ndarray, now: int) -> tuple[float, i
     slopes = (curve[:now] - curve[now]) / (levels[now] - levels[:now])
     best = int(np.argmin(slopes))
     return float(slopes[best]), best
+
+
+def _best_raise(curves: np.ndarray, levels: np.ndarray, at: np.ndarray, room: float) -> tuple[int, int] | None:
+    """Return the unit and the level that gain most for a number within the room, or None if nothing fits."""
+    more = levels - levels[at][:, None]
+    gains = np.take_along_axis(curves, at[:, None], axis=1) - curves
+    rates = np.where((more > 0) & (more <= room), gains / np.maximum(more, 1), -1.0)
+    unit, level = np.unravel_index(int(np.argmax(rates)), rates.shape)
+    return None if rates[unit, level] < 0 else (int(unit), int(level))
