@@ -33,7 +33,7 @@ def rotary_angles(positions: torch.Tensor, width: int, base: float = 10000.0) ->
 
     References
     ----------
-    Su, Lu, Pan, Murtadha, Wen, Liu, RoFormer: enhanced transformer with rotary position embedding, 2021, eq. (15).
+    Su, Lu, Pan, Murtadha, Wen, Liu, RoFormer: enhanced transformer with rotary position embedding, arXiv:2104.09864.
     """
     if isinstance(width, bool) or not isinstance(width, int) or width < 2 or width % 2:
         raise InputError(f"width={width!r}: rotary positions turn pairs of features; give an even number of them.")

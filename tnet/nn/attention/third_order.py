@@ -56,7 +56,7 @@ def third_order_attention(
     References
     ----------
     Alman, Song, How to capture higher-order correlations? Generalizing matrix softmax attention to Kronecker
-    computation, ICLR 2024, arXiv:2310.04064, definition 1.2.
+    computation, ICLR 2024, arXiv:2310.04064.
     """
     _check(query, key1, key2, value1, value2)
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
