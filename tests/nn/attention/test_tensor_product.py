@@ -194,11 +194,11 @@ def test_half_precision_and_autocast(dtype):
     torch.testing.assert_close(torch.cat(pieces, dim=1).float(), expected, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("n", [1, 3])
 def test_compiles_in_one_graph(n):
     layer = make(dtype=torch.float32)
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
-    x = torch.randn(2, 5, 12)
+    x = torch.randn(2, 3, 12)
     torch.testing.assert_close(compiled(x), layer(x))
     ours, theirs = layer.new_cache(2), layer.new_cache(2)
     for piece in x.split(n, dim=1):

@@ -90,7 +90,7 @@ def fewest_macs(n_queries: int, n_keys: int, n_heads: int, width: int, ranks: tu
 
 def expand(factors: Factors) -> torch.Tensor:
     """Return the vectors of all heads, ``(batch, h, tokens, d)``."""
-    return torch.einsum("btrh,btrd->bhtd", factors.heads, factors.features / factors.rank)
+    return torch.einsum("btrh,btrd->bhtd", factors.heads / factors.rank, factors.features)
 
 
 def attend(queries: Factors, keys: Factors, values: Factors, order: AttentionOrder | None = None) -> torch.Tensor:
