@@ -282,6 +282,8 @@ def test_bad_ranks_bases_levels_and_shares_are_refused():
         projection.set_bases(projection.bases[..., :7])
     with pytest.raises(RankError, match=r"ranks \(1,\): give 2 integers"):
         HeadProjection(2, 4).set_ranks([1])
+    with pytest.raises(ShapeError, match=r"HeadProjection .*basis \(2, 4, 4\), not \(2, 6, 6\)"):
+        HeadProjection(2, 6).load_state_dict(HeadProjection(2, 4).state_dict())
     for levels in ([0], [9], []):
         with pytest.raises(RankError, match="levels"):
             measure_kv_loss(projection, tokens(), levels=levels)

@@ -219,6 +219,8 @@ def test_keys_of_the_state_description_and_meta():
     clone.load_state_dict(layer.state_dict())
     x = torch.randn(1, 4, 12)
     assert torch.equal(clone(x), layer(x))
+    with pytest.raises(ShapeError, match=r"TensorProductAttention .*factors\.weight \(49, 12\), not \(56, 12\)"):
+        TensorProductAttention(12, 3, query_rank=4, bias=True).load_state_dict(layer.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from tnet.errors import BackendError, InputError, RankError, ShapeError
+from tnet.nn.state import FactorModule
 
 __all__ = ["HeadProjection", "KVProjection", "ProjectedAttention", "check_tokens", "project_kv"]
 
 _SUPPORTED = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
 
 
-class HeadProjection(nn.Module):
+class HeadProjection(FactorModule):
     r"""First coordinates of the vectors of each head in an orthonormal basis, :math:`U_{:, :r}^T x`.
 
     Parameters

@@ -10,11 +10,12 @@ from tnet.nn.attention.factorised_cache import FactorisedCache
 from tnet.nn.attention.factorised_scores import Factors, attend
 from tnet.nn.attention.rotary import apply_rotary, rotary_angles
 from tnet.nn.factorised_linear import check_factors, check_rank, check_size
+from tnet.nn.state import FactorModule
 
 __all__ = ["TensorProductAttention"]
 
 
-class TensorProductAttention(nn.Module):
+class TensorProductAttention(FactorModule):
     r"""Causal self-attention whose queries, keys and values are factorised anew for every token.
 
     .. math::
