@@ -14,7 +14,7 @@ from tnet.errors import InputError, ShapeError
 from tnet.nn.conv_geometry import ConvGeometry, PaddingMode, Size
 from tnet.nn.factorised_linear import check_factors, check_size
 from tnet.nn.network_map import NetworkMap, computed_dtype
-from tnet.nn.state import refuse_other_factors
+from tnet.nn.state import FactorModule
 from tnet.nn.torch_rates import torch_rates
 
 __all__ = ["ConvArguments", "FactorisedConv2d", "Path", "Stage", "dense_kernel"]
@@ -92,7 +92,7 @@ class Path(NamedTuple):
         return total
 
 
-class FactorisedConv2d(nn.Module, ABC):
+class FactorisedConv2d(FactorModule, ABC):
     """A two-dimensional convolution whose kernel of shape ``(O, I, k_h, k_w)`` is stored in factors.
 
     Attributes
@@ -241,21 +241,6 @@ class FactorisedConv2d(nn.Module, ABC):
             f"padding={self.padding}, dilation={self.dilation}, padding_mode={self.padding_mode!r}, {own}"
             f"bias={self.bias is not None}, n_params={self.n_params}, "
             f"macs_per_output={round(self.macs(side[0], side[1]) / places)}"
-        )
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        refuse_other_factors(self, state_dict, prefix)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
     def _new_bias(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:

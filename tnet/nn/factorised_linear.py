@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import nn
 
 from tnet.errors import BackendError, InputError, RankError, ShapeError
-from tnet.nn.state import refuse_other_factors
+from tnet.nn.state import FactorModule
 
 __all__ = [
     "FactorisedLinear",
@@ -22,7 +21,7 @@ __all__ = [
 ]
 
 
-class FactorisedLinear(nn.Module, ABC):
+class FactorisedLinear(FactorModule, ABC):
     """A linear map ``y = W' x + b`` whose weight ``W'`` of shape ``(m, n)`` is stored in factors.
 
     Attributes
@@ -117,21 +116,6 @@ class FactorisedLinear(nn.Module, ABC):
     @abstractmethod
     def _described(self) -> dict[str, object]:
         """Return what beside its sizes tells the layer from others of its class."""
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        refuse_other_factors(self, state_dict, prefix)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
 
     def _new_bias(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         parameter = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None

@@ -18,7 +18,7 @@ def matrix_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     product would form every term and then add them.
     """
     if left.ndim == 2 and right.ndim == 3 and left.requires_grad and torch.is_grad_enabled():
-        if torch.is_autocast_enabled(left.device.type):
+        if left.device.type != "meta" and torch.is_autocast_enabled(left.device.type):
             dtype = torch.get_autocast_dtype(left.device.type)
             left, right = left.to(dtype), right.to(dtype)
         return _MatrixTimesStack.apply(left, right)  # pyright: ignore[reportReturnType]
