@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tnet.contraction.rates import COUNTING
 from tnet.errors import InputError, RankError, ShapeError, TnetError
-from tnet.nn import CPConv2d, FactorisedConv2d, TuckerConv2d
+from tnet.nn import CPConv2d, FactorisedConv2d, TuckerConv2d, factorised_conv, network_map
 
 CHANNELS, HEIGHT, WIDTH = (6, 8), 9, 10
 
@@ -119,28 +120,40 @@ def test_any_geometry(kernel, stride, dilation, padding, mode):
             torch.testing.assert_close(layer.along(k, x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_the_chosen_way_follows_the_rates(case, monkeypatch):
-    """Where only multiply-adds cost, the way of fewest is taken."""
-    from tnet.contraction.rates import COUNTING
-    from tnet.nn import factorised_conv, network_map
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Callable[[FactorisedConv2d, torch.Tensor], int]:
+    """Which way a layer takes where only multiply-adds and elementwise products cost anything, a second each."""
+    rates = COUNTING._replace(times=(1.0,) * len(COUNTING.times))
+    monkeypatch.setattr(factorised_conv, "torch_rates", lambda *_: rates)
+    monkeypatch.setattr(network_map, "torch_rates", lambda *_: rates)
+    for module, name in ((factorised_conv, "_kept_fastest"), (network_map, "_weight_order")):
+        monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)  # past what is kept of other rates
+    ways: list[int] = []
 
-    monkeypatch.setattr(factorised_conv, "torch_rates", lambda *_: COUNTING)
-    monkeypatch.setattr(network_map, "torch_rates", lambda *_: COUNTING)
-    layer = case.layer(dtype=torch.float32)
-    taken: list[int] = []
-    along = layer.along
-    monkeypatch.setattr(layer, "along", lambda k, x: taken.append(k) or along(k, x))
-    for caches in (factorised_conv._kept_fastest, network_map._weight_order):
-        caches.cache_clear()
-    layer(images(1024, dtype=torch.float32)[:, :, :3, :2])  # one place for each image: kernels cost little
-    layer(images(1, dtype=torch.float32))
-    for caches in (factorised_conv._kept_fastest, network_map._weight_order):
-        caches.cache_clear()
-    if isinstance(layer, CPConv2d):  # products within channels are no matrix products, and cost nothing here
-        assert taken == [0, 0]
-        return
-    assert taken[0] == min(range(layer.n_paths), key=lambda k: layer._paths[k].macs(layer._geometry, (3, 2)))
-    assert taken[1] == 0  # for one image the kernel would cost more than it saves
+    def run(layer: FactorisedConv2d, x: torch.Tensor) -> int:
+        along = layer.along
+        layer.along = lambda k, x: ways.append(k) or along(k, x)
+        layer(x)
+        return ways[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["tucker", "tucker_spatial"])
+def test_the_chosen_way_has_fewest_multiply_adds(kind, taken):
+    layer, x = CASES[kind].layer(), images(512)[:, :, :3, :2]  # one place for each image: kernels cost little
+    macs = [path.macs(layer._geometry, (3, 2)) for path in layer._paths]
+    assert taken(layer, x) == macs.index(min(macs)) != 0
+    assert taken(layer, x[:1]) == 0  # for one image the kernel would cost more than it saves
+
+
+def test_rows_and_columns_are_one_step_unless_their_gradient_costs_more(taken):
+    x = images(1)
+    small, large = CPConv2d(6, 8, 3, 2, dtype=torch.float64), CPConv2d(6, 8, 7, 2, padding=3, dtype=torch.float64)
+    assert taken(small, x) == 1
+    assert taken(large, x) == 0
+    with torch.no_grad():
+        assert taken(large, x) == 1
 
 
 def test_no_images(case):

@@ -19,7 +19,9 @@ from tnet.nn.torch_rates import torch_rates
 
 __all__ = ["ConvArguments", "FactorisedConv2d", "Path", "Stage", "dense_kernel"]
 
-_DEPTHWISE_PASSES = 2  # elementwise passes for each entry of a kernel: a product and a sum
+_CALL = 4  # small matrix products in the time of a call that convolves next to nothing
+_DEPTHWISE = (5.0, 0.125)  # elementwise passes over the output within channels, and more for each entry of the kernel
+_BACKWARD = (15.0, 1.0)  # the same of the backward pass; that of other convolutions takes twice the forward pass
 
 
 class ConvArguments(NamedTuple):
@@ -72,23 +74,35 @@ class Path(NamedTuple):
         return total
 
     def seconds(
-        self, geometry: ConvGeometry, images: int, size: tuple[int, int], device: str, dtype: torch.dtype
+        self,
+        geometry: ConvGeometry,
+        images: int,
+        size: tuple[int, int],
+        device: str,
+        dtype: torch.dtype,
+        backward: bool,
     ) -> float:
-        """Return the predicted seconds of a forward pass, kernels counted.
+        """Return the predicted seconds of a forward pass, kernels counted, and of the backward pass if asked for.
 
         A convolution takes the time of the matrix product of kernel and patches; on CPUs that was within a factor of
-        1.5 of what was measured. One within channels takes two elementwise passes for each entry of its kernel.
+        1.5 of what was measured. One within channels moves memory: five elementwise passes, and an eighth of one for
+        each entry of its kernel; more in the backward pass, so that rows and columns of large kernels are then taken
+        one after the other.
         """
         rates = torch_rates("cpu" if device == "meta" else device, dtype)
-        total = sum(network.weight_order(device, dtype).seconds for network in self.kernels)
+        factor = 3 if backward else 1
+        total = factor * sum(network.weight_order(device, dtype).seconds for network in self.kernels)
         for stage in self.stages:
             size = geometry.output_size(size, stage.axes)
             places, taps = images * math.prod(size), math.prod(stage.kernel_size)
-            total += rates.step
+            total += factor * _CALL * rates.step
             if stage.depthwise:
-                total += _DEPTHWISE_PASSES * taps * rates.times_seconds(max(1, size[1]), places * stage.outputs)
+                passes = _DEPTHWISE[0] + _DEPTHWISE[1] * taps
+                if backward:
+                    passes += _BACKWARD[0] + _BACKWARD[1] * taps
+                total += passes * rates.times_seconds(max(1, size[1]), places * stage.outputs)
             else:
-                total += rates.mac_seconds(stage.outputs, stage.inputs * taps, max(1, places))
+                total += factor * rates.mac_seconds(stage.outputs, stage.inputs * taps, max(1, places))
         return total
 
 
@@ -108,8 +122,9 @@ class FactorisedConv2d(FactorModule, ABC):
 
     Notes
     -----
-    A forward pass takes the way of least predicted seconds for its number of images and their size: a chain of small
-    convolutions, some factors merged first, or the whole kernel formed and applied. The predictions count
+    A forward pass takes the way of least predicted seconds for its number of images and their size, with the backward
+    pass where gradients are recorded: a chain of small convolutions, some factors merged first, or the whole kernel
+    formed and applied. The predictions count
     convolutions as matrix products, at rates that are measured on the device at its first use and kept on disk.
     """
 
@@ -170,7 +185,15 @@ class FactorisedConv2d(FactorModule, ABC):
             )
         batch = x if x.ndim == 4 else x.unsqueeze(0)
         n, _, height, width = batch.shape
-        k = _fastest(self._paths, self._geometry, int(n), (int(height), int(width)), str(x.device), computed_dtype(x))
+        k = _fastest(
+            self._paths,
+            self._geometry,
+            int(n),
+            (int(height), int(width)),
+            str(x.device),
+            computed_dtype(x),
+            torch.is_grad_enabled(),
+        )
         y = self.along(k, batch)
         return y if x.ndim == 4 else y.squeeze(0)
 
@@ -256,8 +279,9 @@ def _fastest(
     size: tuple[int, int],
     device: str,
     dtype: torch.dtype,
+    backward: bool,
 ) -> int:
-    return _kept_fastest(paths, geometry, images, size, device, dtype)
+    return _kept_fastest(paths, geometry, images, size, device, dtype, backward)
 
 
 @functools.lru_cache(maxsize=1 << 12)
@@ -268,8 +292,9 @@ def _kept_fastest(
     size: tuple[int, int],
     device: str,
     dtype: torch.dtype,
+    backward: bool,
 ) -> int:
-    return min(range(len(paths)), key=lambda k: paths[k].seconds(geometry, images, size, device, dtype))
+    return min(range(len(paths)), key=lambda k: paths[k].seconds(geometry, images, size, device, dtype, backward))
 
 
 def dense_kernel(conv: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None, ConvArguments]:
