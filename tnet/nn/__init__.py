@@ -1,4 +1,4 @@
-"""PyTorch: linear layers whose weight is stored, trained and applied in factors, and fits with gradients."""
+"""PyTorch: layers whose weights are stored, trained and applied in factors, and fits with gradients."""
 
 from __future__ import annotations
 
