@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, NamedTuple
 
 import torch
@@ -73,19 +74,36 @@ class ConvGeometry(NamedTuple):
         self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, groups: int, axes: tuple[bool, bool]
     ) -> torch.Tensor:
         """Pad and convolve along the axes marked; along the others the kernel has size 1 and meets every place."""
-        before = [n if on else 0 for n, on in zip(self.before, axes, strict=True)]
-        after = [n if on else 0 for n, on in zip(self.after, axes, strict=True)]
-        stride = [n if on else 1 for n, on in zip(self.stride, axes, strict=True)]
-        dilation = [n if on else 1 for n, on in zip(self.dilation, axes, strict=True)]
-        padding = before
-        if any(before) or any(after):
-            if self.padding_mode != "zeros":
-                x = F.pad(x, (before[1], after[1], before[0], after[0]), mode=self.padding_mode)
-                padding = [0, 0]
-            elif before != after:
-                x = F.pad(x, (before[1], after[1], before[0], after[0]))
-                padding = [0, 0]
-        return F.conv2d(x, kernel, bias, stride, padding, dilation, groups)
+        window = _window(self, axes)
+        if window.pads is not None:
+            x = F.pad(x, window.pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return F.conv2d(x, kernel, bias, window.stride, window.padding, window.dilation, groups)
+
+
+class _Window(NamedTuple):
+    """What the convolution of some axes is called with; ``pads`` is for a call of its own, where one must be."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    pads: tuple[int, int, int, int] | None
+
+
+@torch.compiler.assume_constant_result
+def _window(geometry: ConvGeometry, axes: tuple[bool, bool]) -> _Window:
+    return _kept_window(geometry, axes)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _kept_window(geometry: ConvGeometry, axes: tuple[bool, bool]) -> _Window:
+    def along(sizes: tuple[int, int], otherwise: int) -> tuple[int, int]:
+        return (sizes[0] if axes[0] else otherwise, sizes[1] if axes[1] else otherwise)
+
+    before, after = along(geometry.before, 0), along(geometry.after, 0)
+    stride, dilation = along(geometry.stride, 1), along(geometry.dilation, 1)
+    if before == after and (geometry.padding_mode == "zeros" or not any(before)):
+        return _Window(stride, before, dilation, None)
+    return _Window(stride, (0, 0), dilation, (before[1], after[1], before[0], after[0]))
 
 
 def pair(name: str, value: Size, least: int = 1) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch import nn
 from tnet.errors import RankError
 from tnet.nn.conv_geometry import PaddingMode, Size, pair
 from tnet.nn.cp_model import cp_model
-from tnet.nn.factorised_conv import ConvArguments, FactorisedConv2d, Path, Stage, dense_kernel
+from tnet.nn.factorised_conv import ConvArguments, FactorisedConv2d, Path, Stage, dense_kernel, pointwise
 from tnet.nn.factorised_linear import check_factors, check_size, parameter_of
 from tnet.nn.network_map import NetworkMap
 from tnet.nn.weighted_fit import fit_factors
@@ -212,9 +212,10 @@ class CPConv2d(FactorisedConv2d):
             matrix = self._network.weight(factors)
             return [matrix.reshape(self.out_channels, self.in_channels, *self.kernel_size)]
         last, first, rows, columns = factors
-        rows, columns = rows.T[:, None, :, None], columns.T[:, None, None, :]
+        rows = rows.T.reshape(self.rank, 1, -1, 1)
+        columns = columns.T.reshape(self.rank, 1, 1, -1)
         spatial = [rows, columns] if path == _SEPARABLE else [rows * columns]
-        return [first.T[:, :, None, None], *spatial, last[:, :, None, None]]
+        return [pointwise(first.T), *spatial, pointwise(last)]
 
     def _described(self) -> dict[str, object]:
         return {"rank": self.rank}

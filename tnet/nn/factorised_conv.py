@@ -17,9 +17,11 @@ from tnet.nn.network_map import NetworkMap, computed_dtype
 from tnet.nn.state import FactorModule
 from tnet.nn.torch_rates import torch_rates
 
-__all__ = ["ConvArguments", "FactorisedConv2d", "Path", "Stage", "dense_kernel"]
+__all__ = ["ConvArguments", "FactorisedConv2d", "Path", "Stage", "dense_kernel", "pointwise"]
 
 _CALL = 4  # small matrix products in the time of a call that convolves next to nothing
+_CHANNELWISE_CALL = {"cpu": 50}  # the same of a call within channels, where that is more
+_MERGE = 10  # and of what Python takes to merge factors
 _DEPTHWISE = (5.0, 0.125)  # elementwise passes over the output within channels, and more for each entry of the kernel
 _BACKWARD = (15.0, 1.0)  # the same of the backward pass; that of other convolutions takes twice the forward pass
 
@@ -89,13 +91,16 @@ class Path(NamedTuple):
         each entry of its kernel; more in the backward pass, so that rows and columns of large kernels are then taken
         one after the other.
         """
-        rates = torch_rates("cpu" if device == "meta" else device, dtype)
+        rated = "cpu" if device == "meta" else device
+        rates = torch_rates(rated, dtype)
         factor = 3 if backward else 1
-        total = factor * sum(network.weight_order(device, dtype).seconds for network in self.kernels)
+        total = sum(network.weight_order(device, dtype).seconds + _MERGE * rates.step for network in self.kernels)
+        total *= factor
         for stage in self.stages:
             size = geometry.output_size(size, stage.axes)
             places, taps = images * math.prod(size), math.prod(stage.kernel_size)
-            total += factor * _CALL * rates.step
+            call = _CHANNELWISE_CALL.get(rated, _CALL) if stage.depthwise else _CALL
+            total += factor * call * rates.step
             if stage.depthwise:
                 passes = _DEPTHWISE[0] + _DEPTHWISE[1] * taps
                 if backward:
@@ -295,6 +300,11 @@ def _kept_fastest(
     backward: bool,
 ) -> int:
     return min(range(len(paths)), key=lambda k: paths[k].seconds(geometry, images, size, device, dtype, backward))
+
+
+def pointwise(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the kernel of a product over the channels."""
+    return matrix.reshape(*matrix.shape, 1, 1)
 
 
 def dense_kernel(conv: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None, ConvArguments]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tnet.nn.conv_geometry import PaddingMode, Size, pair
-from tnet.nn.factorised_conv import ConvArguments, FactorisedConv2d, Path, Stage, dense_kernel
+from tnet.nn.factorised_conv import ConvArguments, FactorisedConv2d, Path, Stage, dense_kernel, pointwise
 from tnet.nn.factorised_linear import check_factors, check_size, parameter_of
 from tnet.nn.kernel_model import checked_ranks, kernel_model, proportional_ranks
 from tnet.nn.network_map import NetworkMap
@@ -254,9 +254,9 @@ class TuckerConv2d(FactorisedConv2d):
             middle = matrix.reshape(matrix.shape[0], -1, *self.kernel_size)
         kernels = [middle]
         if keep[1]:
-            kernels.insert(0, self._factor(1).T[:, :, None, None])
+            kernels.insert(0, pointwise(self._factor(1).T))
         if keep[0]:
-            kernels.append(self._factor(0)[:, :, None, None])
+            kernels.append(pointwise(self._factor(0)))
         return kernels
 
     def _described(self) -> dict[str, object]:
