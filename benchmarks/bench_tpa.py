@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=1536)
     parser.add_argument("--evaluation", type=int, default=64)
     parser.add_argument("--kv-steps", type=int, default=400)
-    parser.add_argument("--kv-rate", type=float, default=3e-3)
+    parser.add_argument("--kv-rate", type=float, default=1e-3)
     parser.add_argument("--levels", type=int, nargs="+", default=[8, 16, 24, 32, 40, 48, 56])
     given = parser.parse_args()
     if given.quick:

@@ -44,7 +44,7 @@ class MatryoshkaTraining:
 
     steps: int = 300
     batch_size: int = 8
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     shares: tuple[float, float] = (0.3, 0.8)
     spread: float = 0.2
 
