@@ -287,17 +287,22 @@ def test_a_failing_closure_changes_nothing_and_schedulers_work():
 
 
 def test_a_layer_without_part_in_the_loss_stays():
-    model = nn.ModuleList([LowRankLinear(6, 5, 2, dtype=F64), LowRankLinear(6, 5, 2, dtype=F64)])
+    model = nn.ModuleList([LowRankLinear(6, 5, 4, dtype=F64) for _ in range(3)])
+    for parameter in model[2].parameters():
+        parameter.requires_grad_(False)
     before, x = [layer.dense_weight().detach().clone() for layer in model], torch.randn(4, 6, dtype=F64)
 
     def closure() -> torch.Tensor:
-        loss = model[0](x).square().sum()
+        loss = model[0](x).square().sum() + model[2](x).sum()
         loss.backward()
         return loss
 
-    DLRT(model, lr=0.01, tau=0.0).step(closure)
-    assert not torch.allclose(model[0].dense_weight(), before[0])
-    torch.testing.assert_close(model[1].dense_weight(), before[1])
+    DLRT(model, lr=0.01, tau=0.5).step(closure)
+    assert model[0].rank < 4
+    for k in (1, 2):
+        assert model[k].rank == 4
+        torch.testing.assert_close(model[k].dense_weight(), before[k])
+    assert not model[2].left.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ Factors = tuple[torch.Tensor, ...]
 class DLRT(torch.optim.Optimizer):
     r"""Gradient steps on the weights of low-rank layers, in bases that follow the gradient; ranks adapt.
 
-    Every :class:`TuckerConv2d`, :class:`TuckerLinear` and :class:`LowRankLinear` of a model is stepped. With
+    Every :class:`TuckerConv2d`, :class:`TuckerLinear` and :class:`LowRankLinear` of a model is stepped, but frozen ones
+    and those without a part in the loss. With
     :math:`W = C \times_i U_i`, orthonormal :math:`U_i`, :math:`C_{(i)} = S_i Q_i^T`, and the gradient taken twice:
 
     1. :math:`K_i = U_i S_i - \eta\, \partial L / \partial K_i` for all modes, from one backward pass;
@@ -92,10 +93,13 @@ class DLRT(torch.optim.Optimizer):
             raise InputError(f"tau={tau!r}: give a share of the norm in [0, 1), such as 0.1.")
         self._max_rank = None if max_rank is None else check_size("max_rank", max_rank)
         self._model = model
-        self._layers = [_seat(module) for module in model.modules() if isinstance(module, _KINDS)]
+        seats = [_seat(module) for module in model.modules() if isinstance(module, _KINDS)]
+        self._layers = [seat for seat in seats if all(parameter.requires_grad for parameter in seat.parameters())]
         if not self._layers:
             names = ", ".join(kind.__name__ for kind in _KINDS)
-            raise InputError(f"{type(model).__name__} has no layer to train: put in one of {names}.")
+            raise InputError(
+                f"{type(model).__name__} has no layer to train: give it one of {names} that requires gradients."
+            )
         groups = [{"params": layer.parameters()} for layer in self._layers]
         for parameter in (parameter for group in groups for parameter in group["params"]):
             if parameter.dtype not in (torch.float32, torch.float64):
@@ -158,7 +162,10 @@ class DLRT(torch.optim.Optimizer):
             cores.append(core)
         loss = self._evaluate(closure)
         after = []
-        for layer, core, wide, group in zip(self._layers, cores, bases, self.param_groups, strict=True):
+        for layer, core, wide, group, old in zip(self._layers, cores, bases, self.param_groups, before, strict=True):
+            if all(parameter.grad is None for parameter in layer.parameters()):
+                after.append(old)  # it took no part in the loss
+                continue
             core = core - group["lr"] * self._finite(layer.core_slope(wide))
             after.append(truncated(core, wide, group["tau"], self._max_rank))
         return loss, after
