@@ -24,9 +24,9 @@ Factors = tuple[torch.Tensor, ...]
 class DLRT(torch.optim.Optimizer):
     r"""Gradient steps on the weights of low-rank layers, in bases that follow the gradient; ranks adapt.
 
-    Every :class:`TuckerConv2d`, :class:`TuckerLinear` and :class:`LowRankLinear` of a model is stepped, but frozen ones
-    and those without a part in the loss. With
-    :math:`W = C \times_i U_i`, orthonormal :math:`U_i`, :math:`C_{(i)} = S_i Q_i^T`, and the gradient taken twice:
+    Every :class:`TuckerConv2d`, :class:`TuckerLinear` and :class:`LowRankLinear` of a model is stepped, but for frozen
+    ones and those without a part in the loss. With :math:`W = C \times_i U_i`, orthonormal :math:`U_i`,
+    :math:`C_{(i)} = S_i Q_i^T`, and the gradient taken twice:
 
     1. :math:`K_i = U_i S_i - \eta\, \partial L / \partial K_i` for all modes, from one backward pass;
     2. :math:`\hat U_i` spans :math:`[U_i, K_i]`, and :math:`\hat C = C \times_i \hat U_i^T U_i`;
