@@ -24,8 +24,8 @@ Factors = tuple[torch.Tensor, ...]
 class DLRT(torch.optim.Optimizer):
     r"""Gradient steps on the weights of low-rank layers, in bases that follow the gradient; ranks adapt.
 
-    Every :class:`TuckerConv2d`, :class:`TuckerLinear` and :class:`LowRankLinear` of a model is stepped, but for frozen
-    ones and those without a part in the loss. With :math:`W = C \times_i U_i`, orthonormal :math:`U_i`,
+    Every :class:`TuckerConv2d`, :class:`TuckerLinear` and :class:`LowRankLinear` of a model is stepped, except those
+    that are frozen or have no part in the loss. With :math:`W = C \times_i U_i`, orthonormal :math:`U_i`,
     :math:`C_{(i)} = S_i Q_i^T`, and the gradient taken twice:
 
     1. :math:`K_i = U_i S_i - \eta\, \partial L / \partial K_i` for all modes, from one backward pass;
