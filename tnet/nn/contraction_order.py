@@ -78,7 +78,15 @@ class _State(NamedTuple):
     macs: int = 0
 
 
-def best_order(indices: Sequence[Axes], output: Axes, sizes: Mapping[str, int], rates: Rates, itemsize: int) -> Order:
+def best_order(
+    indices: Sequence[Axes],
+    output: Axes,
+    sizes: Mapping[str, int],
+    rates: Rates,
+    itemsize: int,
+    *,
+    backward: bool = False,
+) -> Order:
     """Return the order of products with the least predicted seconds.
 
     Parameters
@@ -92,6 +100,8 @@ def best_order(indices: Sequence[Axes], output: Axes, sizes: Mapping[str, int], 
     rates : Rates
     itemsize : int
         Bytes of an element.
+    backward : bool
+        Whether the gradients by all operands are computed as well: two more products for each.
 
     Notes
     -----
@@ -99,7 +109,7 @@ def best_order(indices: Sequence[Axes], output: Axes, sizes: Mapping[str, int], 
     after core, first merging some of the cores, and forming the whole weight are special cases. Beyond 8 tensors
     the pair that is cheapest is taken next.
     """
-    planner = _Planner(tuple(indices), output, dict(sizes), rates, itemsize)
+    planner = _Planner(tuple(indices), output, dict(sizes), rates, itemsize, backward)
     best = planner.exhaustive() if len(indices) <= _MOST_TENSORS else planner.greedy()
     return _as_order(best, output, planner.finish_seconds(best))
 
@@ -108,10 +118,16 @@ class _Planner:
     """The network, and the cost of its products."""
 
     def __init__(
-        self, indices: tuple[Axes, ...], output: Axes, sizes: dict[str, int], rates: Rates, itemsize: int
+        self,
+        indices: tuple[Axes, ...],
+        output: Axes,
+        sizes: dict[str, int],
+        rates: Rates,
+        itemsize: int,
+        backward: bool,
     ) -> None:
         self.indices, self.output, self.sizes = indices, output, sizes
-        self.rates, self.itemsize = rates, itemsize
+        self.rates, self.itemsize, self.backward = rates, itemsize, backward
         self.everything = (1 << len(indices)) - 1
 
     def size(self, axes: Axes) -> int:
@@ -225,13 +241,22 @@ class _Planner:
         return _State(a.seconds + b.seconds + seconds, axes, (a, b), left, right, macs)
 
     def product_seconds(self, n: int, rows: Axes, inner: Axes, columns: Axes) -> float:
-        rates = self.rates
         m, k, c = self.size(rows), self.size(inner), self.size(columns)
+        seconds = self.one_product(n, m, k, c)
+        if self.backward:
+            seconds += self.one_product(n, m, c, k) + self.one_product(n, k, m, c)
+        return seconds
+
+    def one_product(self, n: int, m: int, k: int, c: int) -> float:
+        rates = self.rates
         seconds = rates.step + 2 * rates.view + n * rates.mac_seconds(m, k, c)
         if n > 1:
             seconds += rates.stacked + n * rates.matrix
-        moved = self.itemsize * (n * (k * c + m * c) + m * k)
-        return seconds + rates.byte * max(0, moved - _IN_CACHE)
+        return seconds + self.far_seconds(n * (k * c + m * c) + m * k)
+
+    def far_seconds(self, elements: int) -> float:
+        """Return the seconds of elements that are read or written beyond the caches."""
+        return self.rates.byte * max(0, self.itemsize * elements - _IN_CACHE)
 
     def copy_seconds(self, axes: Axes, *allowed: Axes, strided: tuple[Axes, ...] = ()) -> float:
         """Return the seconds of bringing a tensor into an order, nothing where a product reads it as it is."""
@@ -246,7 +271,9 @@ class _Planner:
             if have != want:
                 break
             run *= self.sizes[have]
-        return self.rates.step + self.rates.view + self.rates.copy_seconds(run, self.size(ordered))
+        size = self.size(ordered)
+        once = self.rates.step + self.rates.view + self.rates.copy_seconds(run, size) + self.far_seconds(2 * size)
+        return once * (1 + self.backward)
 
     def finish_seconds(self, state: _State) -> float:
         return self.copy_seconds(state.axes, self.output)

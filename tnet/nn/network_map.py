@@ -14,7 +14,7 @@ from tnet.nn.contraction_order import TOKENS, Operand, Order, best_order
 from tnet.nn.products import matrix_product
 from tnet.nn.torch_rates import torch_rates
 
-__all__ = ["NetworkMap"]
+__all__ = ["NetworkMap", "Program", "program_of"]
 
 Axes = tuple[str, ...]
 Sizes = tuple[tuple[str, int], ...]
@@ -36,8 +36,8 @@ class NetworkMap(NamedTuple):
 
     Notes
     -----
-    The order of products is that of least predicted seconds for the next power of two of tokens, at rates that are
-    measured on the device at its first use.
+    The order of products is that of least predicted seconds for the next power of two of tokens, with the backward
+    pass where gradients are recorded, at rates that are measured on the device at its first use.
     """
 
     indices: tuple[Axes, ...]
@@ -58,7 +58,8 @@ class NetworkMap(NamedTuple):
     def apply(self, cores: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """Return ``W' x`` for x of shape ``(..., n)``."""
         tokens = math.prod(x.shape[:-1])
-        program = _map_program(self, int(tokens), str(x.device), computed_dtype(x))
+        backward = torch.is_grad_enabled() and any(core.requires_grad for core in cores)
+        program = _map_program(self, int(tokens), str(x.device), computed_dtype(x), backward)
         y = program.run([*cores, x])
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -66,10 +67,10 @@ class NetworkMap(NamedTuple):
         """Return ``W'`` of shape ``(m, n)``."""
         return _weight_program(self, str(cores[0].device), computed_dtype(cores[0])).run(cores)
 
-    def order(self, tokens: int, device: str, dtype: torch.dtype) -> Order:
-        """Return the order of products for so many tokens."""
+    def order(self, tokens: int, device: str, dtype: torch.dtype, backward: bool = False) -> Order:
+        """Return the order of products for so many tokens, with the backward pass or without."""
         bucket = 1 << max(tokens - 1, 0).bit_length()
-        return _map_order(self, bucket, device, dtype)
+        return _map_order(self, bucket, device, dtype, backward)
 
     def weight_order(self, device: str, dtype: torch.dtype) -> Order:
         """Return the order of products that forms ``W'``."""
@@ -109,6 +110,11 @@ class Program(NamedTuple):
         return self.output.of(values)
 
 
+def program_of(order: Order, network: NetworkMap, tokens: int) -> Program:
+    """Fill in the shapes of an order of the cores and the input."""
+    return _filled(order, (TOKENS,), network.rows, {**dict(network.sizes), TOKENS: tokens})
+
+
 @torch.compiler.assume_constant_result
 def computed_dtype(tensor: torch.Tensor) -> torch.dtype:
     """Return the dtype in which products are computed: that of autocast where it is on."""
@@ -119,8 +125,8 @@ def computed_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 
 @torch.compiler.assume_constant_result
-def _map_program(network: NetworkMap, tokens: int, device: str, dtype: torch.dtype) -> Program:
-    return _kept_map_program(network, tokens, device, dtype)
+def _map_program(network: NetworkMap, tokens: int, device: str, dtype: torch.dtype, backward: bool) -> Program:
+    return _kept_map_program(network, tokens, device, dtype, backward)
 
 
 @torch.compiler.assume_constant_result
@@ -129,9 +135,8 @@ def _weight_program(network: NetworkMap, device: str, dtype: torch.dtype) -> Pro
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _kept_map_program(network: NetworkMap, tokens: int, device: str, dtype: torch.dtype) -> Program:
-    sizes = {**dict(network.sizes), TOKENS: tokens}
-    return _filled(network.order(tokens, device, dtype), (TOKENS,), network.rows, sizes)
+def _kept_map_program(network: NetworkMap, tokens: int, device: str, dtype: torch.dtype, backward: bool) -> Program:
+    return program_of(network.order(tokens, device, dtype, backward), network, tokens)
 
 
 @functools.lru_cache(maxsize=1 << 10)
@@ -147,13 +152,14 @@ def _weight_order(network: NetworkMap, device: str, dtype: torch.dtype) -> Order
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _map_order(network: NetworkMap, tokens: int, device: str, dtype: torch.dtype) -> Order:
+def _map_order(network: NetworkMap, tokens: int, device: str, dtype: torch.dtype, backward: bool) -> Order:
     return best_order(
         (*network.indices, (TOKENS, *network.columns)),
         (TOKENS, *network.rows),
         {**dict(network.sizes), TOKENS: tokens},
         _rates(device, dtype),
         dtype.itemsize,
+        backward=backward,
     )
 
 

@@ -16,6 +16,8 @@ __all__ = ["torch_rates"]
 
 _WORK = {"cpu": 1 << 21, "cuda": 1 << 30}  # multiply-adds of a timed stack of products
 _ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}  # at most, of one of its operands
+_BEYOND = {"cpu": 1 << 24, "cuda": 1 << 27}
+"""Elements of an array that no cache holds, and that is new memory each time."""
 _ROUNDS = {"cpu": 6, "cuda": 3}
 _CALLS = 20  # that are timed together: a GPU is kept busy while more are on their way
 
@@ -51,7 +53,7 @@ class _Bench:
 
     def __init__(self, device: torch.device, kind: str, dtype: torch.dtype) -> None:
         self.kind = kind
-        n = max(2 * _ENTRIES[kind], LARGE)
+        n = max(_ENTRIES[kind], _BEYOND[kind], LARGE)
         self.pools = [torch.ones(n, device=device, dtype=dtype) for _ in range(2)]
 
     def array(self, *shape: int, which: int = 0) -> torch.Tensor:
@@ -71,10 +73,8 @@ class _Bench:
             for inner in EDGES
             for columns in EDGES
         )
-        tall, narrow = self.array(_ENTRIES[self.kind] // 16, 16), self.array(16, 16, which=1)
-        beyond = tall.numel() - SMALL
-        byte = max(self.seconds(lambda: tall.add(1)) - step, 1e-9) / (2 * tall.element_size() * beyond)
-        del narrow
+        large = self.array(_BEYOND[self.kind])
+        byte = self.seconds(lambda: large.add(1)) / (2 * large.element_size() * large.numel())
         copy = tuple(self.copy_seconds(size, run, step) for size in (SMALL, LARGE) for run in RUNS)
         times = tuple(self.times_seconds(size, run, step) for size in (SMALL, LARGE) for run in RUNS)
         return Rates(step, step, stacked, view, matrix, mac, byte, copy, times)
