@@ -1,4 +1,4 @@
-"""A convolution in factors takes about as long as the fastest of its ways, and with few parameters beats the dense one."""
+"""A convolution in factors takes about as long as the fastest of its ways, and beats the dense one if small."""
 
 from __future__ import annotations
 
