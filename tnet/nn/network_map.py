@@ -61,7 +61,7 @@ class NetworkMap(NamedTuple):
         backward = torch.is_grad_enabled() and any(core.requires_grad for core in cores)
         program = _map_program(self, int(tokens), str(x.device), computed_dtype(x), backward)
         y = program.run([*cores, x])
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], y.shape[-1])
 
     def weight(self, cores: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return ``W'`` of shape ``(m, n)``."""
@@ -87,13 +87,15 @@ class View(NamedTuple):
     source: int
     axes: tuple[int, ...] | None
     permutation: tuple[int, ...] | None
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
 
     def of(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         tensor = tensors[self.source]
-        if self.axes is not None and self.permutation is not None:
-            tensor = tensor.reshape(self.axes).permute(self.permutation)
-        return tensor.reshape(self.shape)
+        if self.axes is not None:
+            tensor = tensor.reshape(self.axes)
+        if self.permutation is not None:
+            tensor = tensor.permute(self.permutation)
+        return tensor if self.shape is None else tensor.reshape(self.shape)
 
 
 class Program(NamedTuple):
@@ -175,13 +177,28 @@ def _rates(device: str, dtype: torch.dtype) -> Rates:
 
 
 def _filled(order: Order, first: Axes, last: Axes, sizes: Mapping[str, int]) -> Program:
+    stored: dict[int, tuple[int, ...]] = {}  # shapes of intermediates; those of other tensors are taken as they come
+
     def view(operand: Operand, groups: Sequence[Axes]) -> View:
         shape = tuple(math.prod(sizes[name] for name in group) for group in groups)
         wanted = [name for group in groups for name in group]
+        have = stored.get(operand.source)
         if wanted == list(operand.axes):
-            return View(operand.source, None, None, shape)
+            return View(operand.source, None, None, None if shape == have else shape)
+        axes = tuple(sizes[name] for name in operand.axes)
         places = tuple(operand.axes.index(name) for name in wanted)
-        return View(operand.source, tuple(sizes[name] for name in operand.axes), places, shape)
+        permuted = tuple(axes[k] for k in places)
+        return View(operand.source, None if axes == have else axes, places, None if shape == permuted else shape)
 
-    steps = tuple((view(step.left, step.left.groups), view(step.right, step.right.groups)) for step in order.steps)
-    return Program(steps, view(order.output, (first, last)))
+    steps = []
+    n_leaves = len(order.steps) + 1
+    for k, step in enumerate(order.steps):
+        left, right = view(step.left, step.left.groups), view(step.right, step.right.groups)
+        steps.append((left, right))
+        groups = (*step.left.groups[:-1], *step.right.groups[1:])
+        if len(step.left.groups) < len(step.right.groups):  # one matrix times each of a stack
+            groups = (step.right.groups[0], step.left.groups[0], step.right.groups[2])
+        elif len(step.left.groups) == 3:
+            groups = (*step.left.groups[:2], step.right.groups[2])
+        stored[n_leaves + k] = tuple(math.prod(sizes[name] for name in group) for group in groups)
+    return Program(tuple(steps), view(order.output, (first, last)))
