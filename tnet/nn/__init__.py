@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tnet.nn import init
 from tnet.nn.bilinear import BilinearEigen, BilinearLayer, OutputModes
 from tnet.nn.btt_linear import BTTLinear
 from tnet.nn.cp_conv import CPConv2d
@@ -16,6 +17,7 @@ from tnet.nn.kronecker_linear import KroneckerLinear
 from tnet.nn.low_rank_linear import LowRankLinear
 from tnet.nn.mpo_linear import MPOLinear
 from tnet.nn.network_linear import NetworkLinear
+from tnet.nn.optimisers import Muon, Shampoo, muon_groups, newton_schulz
 from tnet.nn.shared_input import FollowerLinear, SharedInputLinear, shared_input_layers
 from tnet.nn.tensor_regression import TensorRegression
 from tnet.nn.tn_linear import TNLinear
@@ -39,8 +41,10 @@ __all__ = [
     "KroneckerLinear",
     "LowRankLinear",
     "MPOLinear",
+    "Muon",
     "NetworkLinear",
     "OutputModes",
+    "Shampoo",
     "SharedInputLinear",
     "TNLinear",
     "TTEmbedding",
@@ -51,6 +55,9 @@ __all__ = [
     "differentiable_cp",
     "differentiable_tt",
     "differentiable_tucker",
+    "init",
     "mimic_features",
+    "muon_groups",
+    "newton_schulz",
     "shared_input_layers",
 ]

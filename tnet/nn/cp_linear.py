@@ -149,7 +149,7 @@ class CPLinear(NetworkLinear):
         """Each factor scales its digit in every term; the first one sums over the R terms, too."""
         p = len(self.row_shape)
         columns = {f"factors.{p + k}": (n, 1) for k, n in enumerate(self.column_shape)}
-        rows = {f"factors.{k}": (1, m) for k, m in enumerate(self.row_shape)}
+        rows = {f"factors.{k}": (1, self.row_shape[k]) for k in range(p - 1, 0, -1)}
         return columns | rows | {"factors.0": (self.rank, self.row_shape[0])}
 
     def _cores(self) -> list[torch.Tensor]:

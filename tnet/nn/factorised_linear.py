@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tnet.errors import BackendError, InputError, RankError, ShapeError
+from tnet.nn.matricisation import FactorAxes
 from tnet.nn.state import FactorModule
 
 __all__ = [
@@ -63,8 +64,16 @@ class FactorisedLinear(FactorModule, ABC):
     def factor_dims(self) -> dict[str, tuple[int, int]]:
         """Return for each factor, by parameter name, the sizes ``(d_in, d_out)`` of the matrix that it acts as.
 
-        The product of all ``d_in`` is n times the number of terms summed over for one entry of ``W'``.
+        The product of all ``d_in`` is n times the number of terms summed over for one entry of ``W'``. Factors stand
+        in the order in which they act on an input.
         """
+
+    def factor_axes(self) -> dict[str, FactorAxes]:
+        """Return for each factor, by parameter name, which of its axes are outputs and which are inputs.
+
+        The sizes of the matrices are those of :meth:`factor_dims`.
+        """
+        return {name: FactorAxes((), (0,), (1,)) for name in self.factor_dims()}
 
     def reset_parameters(self) -> None:
         """Draw new values: entries of ``W'`` have the variance ``1 / (3 n)`` of a new ``nn.Linear``.

@@ -163,9 +163,10 @@ class InterpolativeLinear(FactorisedLinear):
         return self.rank * (self.out_features + self.in_features - self.rank)
 
     def factor_dims(self) -> dict[str, tuple[int, int]]:
-        """``left`` maps r to m, ``coupling`` n - r to r; the identity beside it is not counted."""
+        """``coupling`` maps n - r to r, ``left`` r to m; the identity beside ``coupling`` is not counted."""
         rest = self.in_features - self.rank
-        return {"left": (self.rank, self.out_features)} | ({"coupling": (rest, self.rank)} if rest else {})
+        coupling = {"coupling": (rest, self.rank)} if rest else {}
+        return coupling | {"left": (self.rank, self.out_features)}
 
     def _described(self) -> dict[str, object]:
         return {"rank": self.rank}

@@ -13,6 +13,7 @@ from tnet.decompositions import mpo
 from tnet.errors import RankError, ShapeError
 from tnet.nn.digits import checked_digits
 from tnet.nn.factorised_linear import check_factors, check_size, dense_parts, parameter_of
+from tnet.nn.matricisation import FactorAxes
 from tnet.nn.network_linear import NetworkLinear
 
 if TYPE_CHECKING:
@@ -112,6 +113,10 @@ class MPOLinear(NetworkLinear):
     def factor_dims(self) -> dict[str, tuple[int, int]]:
         """Core k maps ``r_(k-1) n_k`` to ``m_k r_k``."""
         return {f"cores.{k}": (left * n, m * right) for k, (left, m, n, right) in enumerate(self._core_shapes())}
+
+    def factor_axes(self) -> dict[str, FactorAxes]:
+        """Rows ``(m_k, r_k)`` and columns ``(r_(k-1), n_k)`` of core k."""
+        return {name: FactorAxes((), (1, 3), (0, 2)) for name in self.factor_dims()}
 
     def _described(self) -> dict[str, object]:
         return {"row_shape": self.row_shape, "column_shape": self.column_shape, "ranks": self.ranks}

@@ -9,6 +9,7 @@ import torch
 
 from tnet.errors import ShapeError
 from tnet.nn.factorised_linear import FactorisedLinear
+from tnet.nn.matricisation import FactorAxes, acting_axes
 from tnet.nn.network_map import NetworkMap
 
 __all__ = ["NetworkLinear"]
@@ -45,6 +46,14 @@ class NetworkLinear(FactorisedLinear):
     def dense_weight(self) -> torch.Tensor:
         """Return ``W'`` of shape ``(m, n)``."""
         return self._network.weight(self._cores())
+
+    def factor_axes(self) -> dict[str, FactorAxes]:
+        """Return for each factor, by parameter name, which of its axes are outputs and which are inputs."""
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        cores = zip(self._cores(), self._network.indices, strict=True)
+        indices = {names[id(core)]: axes for core, axes in cores}
+        acting = {name: indices[name] for name in self.factor_dims()}
+        return acting_axes(acting, self._network.rows, self._network.columns)
 
     @property
     def macs(self) -> int:
