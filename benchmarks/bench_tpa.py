@@ -14,15 +14,14 @@ import argparse
 import ast
 import math
 import statistics
-import sysconfig
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import record
 import torch
 import torch.nn.functional as F
+from language_model import library_files, loss_of, source_bytes, windows
 from torch import nn
 
 from tnet.cli.demo import find_model, python_documentation
@@ -123,34 +122,6 @@ def kinds(features: int) -> list[Kind]:
         Kind("TPA, ranks 6 2 2", 2, True),
         Kind("TPA, ranks 6 1 1", 1, True),
     ]
-
-
-def library_files() -> list[Path]:
-    """Return the Python files of the standard library, tests and installed packages left out."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-    return sorted(file for file in root.rglob("*.py") if not left_out & set(file.relative_to(root).parts))
-
-
-def source_bytes() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return training and validation bytes."""
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    for i, file in enumerate(library_files()):
-        parts[i % 10 == 9].append(file.read_bytes())
-    train, held_out = (torch.frombuffer(bytearray(b"\n".join(part)), dtype=torch.uint8) for part in parts)
-    return train, held_out
-
-
-def windows(data: torch.Tensor, starts: np.ndarray, length: int) -> torch.Tensor:
-    """Return ``(len(starts), length + 1)`` token ids."""
-    places = torch.as_tensor(starts, device=data.device)[:, None] + torch.arange(length + 1, device=data.device)
-    return data[places].long()
-
-
-def loss_of(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=rows.is_cuda):
-        logits = model(rows[:, :-1])
-    return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 
 
 def train(kind: Kind, seed: int, data: tuple[torch.Tensor, torch.Tensor], given: argparse.Namespace) -> dict:

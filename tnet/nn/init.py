@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -129,6 +129,8 @@ def mup_groups(
     base_width: int,
     *,
     readout: str | nn.Module | None = None,
+    inputs: Collection[str] = (),
+    lr_vectors: float | None = None,
     weight_decay: float = 0.0,
     dims: Dims | None = None,
 ) -> list[dict[str, Any]]:
@@ -139,7 +141,8 @@ def mup_groups(
     .. math:: \eta\, \frac{d_0}{d_\mathrm{in} p},
 
     with the base width :math:`d_0`, their own :math:`d_\mathrm{in}`, and the number p of factors of their layer;
-    dense layers, the readout too, :math:`\eta\, d_0 / d_\mathrm{in}`; embeddings, biases and gains :math:`\eta`.
+    dense layers, the readout too, :math:`\eta\, d_0 / d_\mathrm{in}`; embeddings, biases and gains have a rate of
+    their own, the same at all widths.
 
     Parameters
     ----------
@@ -151,6 +154,11 @@ def mup_groups(
         The width at which ``lr`` was tuned; the same for all models that share it.
     readout : str or torch.nn.Module, optional
         As for :func:`mup_`.
+    inputs : collection of str
+        Names of layers whose inputs do not grow with the width: their weights get ``lr_vectors``.
+    lr_vectors : float, optional
+        Rate of embeddings, biases, gains and ``inputs``; ``lr`` by default. It is a constant of its own, to be tuned
+        at the base width: the best is often some times ``lr``.
     weight_decay : float
         Of factors and dense weights, for a decoupled decay (AdamW): each group has the decay with which
         ``lr * weight_decay``, what a step takes off, is the same in all of them. Embeddings and vectors have none.
@@ -181,13 +189,19 @@ def mup_groups(
         raise InputError(f"lr={lr!r}: give a positive number.")
     if not (isinstance(weight_decay, (int, float)) and math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"weight_decay={weight_decay!r}: give a number of at least 0.")
+    if lr_vectors is None:
+        lr_vectors = lr
+    if not (isinstance(lr_vectors, (int, float)) and math.isfinite(lr_vectors) and lr_vectors > 0):
+        raise InputError(f"lr_vectors={lr_vectors!r}: give a positive number.")
     check_size("base_width", base_width)
     roles = _roles(model, readout, dims)
+    fixed = _weights_of(model, inputs)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         role = roles[name]
         matrix = role.kind in ("factor", "dense", "readout")
-        rate = lr * base_width / (role.d_in * role.cores) if matrix else float(lr)
+        scaled = matrix and id(parameter) not in fixed
+        rate = lr * base_width / (role.d_in * role.cores) if scaled else float(lr_vectors)
         decay = weight_decay * lr / rate if matrix else 0.0
         if parameter.requires_grad:
             groups.setdefault((rate, decay), []).append(parameter)
@@ -248,6 +262,14 @@ def _roles_in(module: nn.Module, is_readout: bool) -> dict[str, _Role]:
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return {"weight": _Role("embedding")}
     return {}
+
+
+def _weights_of(model: nn.Module, layers: Collection[str]) -> set[int]:
+    """Return the identities of all parameters of the named layers."""
+    modules = dict(model.named_modules())
+    if isinstance(layers, str) or any(layer not in modules for layer in layers):
+        raise InputError(f"inputs={layers!r}: give a collection of names of modules of {type(model).__name__}.")
+    return {id(parameter) for layer in layers for parameter in modules[layer].parameters()}
 
 
 def _readout_module(model: nn.Module, readout: str | nn.Module | None) -> nn.Module | None:
