@@ -171,12 +171,24 @@ def test_gradients():
 
 def test_start_is_zero_output_and_xavier_factors():
     torch.manual_seed(0)
-    layer = TensorProductAttention(256, 8, 16)
+    layer = TensorProductAttention(256, 8, 16, bias=False)
     assert layer.ranks == (6, 2, 2)
     assert torch.equal(layer(torch.randn(1, 3, 256)), torch.zeros(1, 3, 256))
     a_query, b_value = layer.factors.weight[:48], layer.factors.weight[-32:]
     assert a_query.abs().max().item() == pytest.approx((6 / (6 * (8 + 256))) ** 0.5, rel=1e-2)
     assert b_value.abs().max().item() == pytest.approx((6 / (16 * (2 + 256))) ** 0.5, rel=1e-2)
+
+
+def test_with_biases_heads_begin_alike_and_as_wide_as_the_input():
+    torch.manual_seed(0)
+    layer = TensorProductAttention(256, 8, 64)
+    maps = layer.factors(torch.randn(500, 256))
+    heads, features = maps.split([10 * 8, 10 * 64], dim=-1)
+    assert heads.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert heads.std().item() == pytest.approx(0.3, rel=0.1)
+    b_query = features[:, : 6 * 64].unflatten(-1, (6, 64))
+    assert b_query.mean(dim=1).var().item() == pytest.approx(1.0, rel=0.1)
+    assert torch.equal(layer(torch.randn(1, 3, 256)), torch.zeros(1, 3, 256))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -207,7 +219,7 @@ def test_compiles_in_one_graph(n):
 
 
 def test_keys_of_the_state_description_and_meta():
-    layer = TensorProductAttention(12, 3, device="meta")
+    layer = TensorProductAttention(12, 3, bias=False, device="meta")
     assert list(layer.state_dict()) == ["factors.weight", "output.weight"]
     assert layer(torch.empty(2, 5, 12, device="meta")).shape == (2, 5, 12)
     layer = TensorProductAttention(12, 3, query_rank=3, bias=True)

@@ -40,7 +40,7 @@ class TensorProductAttention(FactorModule):
         Base of the rotary angles; None for no positions.
     bias : bool
         Whether the linear maps have biases. A constant a (a bias without weight) gives multi-head, grouped-query
-        and multi-query attention as special cases.
+        and multi-query attention as special cases. False is the published module.
     device : torch.device or str or None
         Where the parameters live.
     dtype : torch.dtype or None
@@ -62,8 +62,10 @@ class TensorProductAttention(FactorModule):
     -----
     The cache holds :math:`(R_k + R_v)(h + d)` numbers a token instead of ``2 h d``; parameters are
     :math:`n (R_q + R_k + R_v)(h + d) + n h d`. For few new tokens keys and values are not formed, see
-    :func:`fewest_macs`. a and b begin by Xavier's rule on the weights seen as ``(n, h, R)`` and ``(n, R, d)``,
-    the output projection at zero.
+    :func:`fewest_macs`. The output projection begins at zero. With biases a begins near 1, where all heads share
+    one query, key and value as wide as in plain attention, and learns to tell them apart; without, a could be no
+    constant. Without biases a and b begin as published, by Xavier's rule on the weights seen as ``(n, h, R)`` and
+    ``(n, R, d)``: small, and slow to grow.
 
     References
     ----------
@@ -80,7 +82,7 @@ class TensorProductAttention(FactorModule):
         key_rank: int = 2,
         value_rank: int = 2,
         rotary_base: float | None = 10000.0,
-        bias: bool = False,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -185,16 +187,23 @@ class TensorProductAttention(FactorModule):
         return layer.train(query.training)
 
     def reset_parameters(self) -> None:
-        """Draw new factor maps by Xavier's uniform rule on their 3-D views; zero for the output and the biases."""
+        """Draw new factor maps; zero for the output. With biases a = 1 + small and b of variance R, else Xavier's."""
         heads, features = self.factors.weight.split([sum(self.ranks) * size for size in self._sizes])
         for rank, a, b in zip(self.ranks, self._by_map(heads), self._by_map(features), strict=True):
+            if self.factors.bias is not None:  # the mean of R terms a b then has the variance of the input
+                nn.init.normal_(a, std=_SPREAD * self.features**-0.5)
+                nn.init.normal_(b, std=(rank / self.features) ** 0.5)
+                continue
             # As (n, h, R) and (n, R, d) an array has the fans (h R, n R) and (R d, n d).
             nn.init.uniform_(a, *_symmetric((6 / (rank * (self.n_heads + self.features))) ** 0.5))
             nn.init.uniform_(b, *_symmetric((6 / (self.head_width * (rank + self.features))) ** 0.5))
         nn.init.zeros_(self.output.weight)
-        for linear in (self.factors, self.output):
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        if self.output.bias is not None:
+            nn.init.zeros_(self.output.bias)
+        if self.factors.bias is not None:
+            nn.init.zeros_(self.factors.bias)
+            with torch.no_grad():
+                self.factors.bias[: len(heads)] = 1
 
     def new_cache(self, batch_size: int, dtype: torch.dtype | None = None) -> FactorisedCache:
         """Return an empty cache for ``batch_size`` sequences, on the device of the weights and in their dtype."""
@@ -293,6 +302,9 @@ class TensorProductAttention(FactorModule):
         assert self.rotary_base is not None
         angles = rotary_angles(positions, self.head_width, self.rotary_base)
         return angles.reshape(-1, n, 1, self.head_width // 2)
+
+
+_SPREAD = 0.3  # of a around 1 at the start, for inputs of variance 1
 
 
 def _symmetric(bound: float) -> tuple[float, float]:
