@@ -47,6 +47,12 @@ def new_model(kind: str, width: int, part: str, given: argparse.Namespace) -> nn
     return GPT(width, given.layers, make) if part == "gpt" else MLP(width, given.layers, make, CONTEXT)
 
 
+def rates_of(model: nn.Module, rate: float, given: argparse.Namespace) -> list[dict]:
+    """Return the parameter groups of muP."""
+    inputs = [] if isinstance(model, GPT) else ["first"]
+    return mup_groups(model, rate, BASE, readout="readout", inputs=inputs, lr_vectors=given.vectors * rate)
+
+
 def width_of_equal_cost(kind: str, part: str, given: argparse.Namespace) -> int:
     """Return the largest width with at most the multiply-adds of the dense model of ``given.width``."""
     with torch.device("meta"):
@@ -74,7 +80,7 @@ def train(
     model = new_model(kind, width, part, given)
     if mup:
         model = mup_(model, readout="readout").to(given.device)
-        groups = mup_groups(model, rate, BASE, readout="readout")
+        groups = rates_of(model, rate, given)
     else:
         model = model.to(given.device)
         groups = [{"params": list(model.parameters()), "lr": rate}]
@@ -190,7 +196,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="2000 for mlp, 800 for gpt")
     parser.add_argument("--tuning-steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3, 8e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3, 16e-3, 32e-3])
+    parser.add_argument("--vectors", type=float, default=4.0, help="rate of inputs and vectors, in rates")
     parser.add_argument("--transfer-rates", type=int, default=6, help="doublings of the first rate")
     parser.add_argument("--validation", type=int, help="held-out windows; 32768 for mlp, 256 for gpt")
     given = parser.parse_args()

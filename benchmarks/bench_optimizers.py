@@ -48,10 +48,11 @@ def new_model(kind: str, given: argparse.Namespace) -> nn.Module:
     return mup_(model(given.width, given.layers, make), readout="readout")
 
 
-def new_optimizer(name: str, model: nn.Module, rate: float) -> torch.optim.Optimizer:
+def new_optimizer(name: str, model: nn.Module, rate: float, given: argparse.Namespace) -> torch.optim.Optimizer:
     if name == "Muon":
         return Muon(muon_groups(model, readout="readout"), lr=rate, steps=NEWTON_SCHULZ, adam_share=0.2)
-    groups = mup_groups(model, rate, BASE, readout="readout")
+    inputs = [] if given.part == "gpt" else ["first"]
+    groups = mup_groups(model, rate, BASE, readout="readout", inputs=inputs, lr_vectors=given.vectors * rate)
     if name == "Shampoo":
         return Shampoo(groups, decay=0.95, every=EVERY, eps=1e-10)
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, foreach=True)
@@ -83,7 +84,7 @@ def train(
     """Train one model; return held-out losses with steps and seconds."""
     torch.manual_seed(given.seed)
     model = new_model(kind, given).to(given.device)
-    optimizer = new_optimizer(name, model, rate)
+    optimizer = new_optimizer(name, model, rate, given)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: falling_rate(step, given.steps))
     draw, seconds, curve = np.random.default_rng(given.seed), 0.0, []
     started = time.perf_counter()
@@ -152,8 +153,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="600 for mlp, 300 for gpt")
     parser.add_argument("--look", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3], help="of AdamW and Shampoo")
+    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 8e-3, 16e-3], help="of AdamW and Shampoo")
     parser.add_argument("--muon-rates", type=float, nargs="+", default=[0.01, 0.02, 0.04])
+    parser.add_argument("--vectors", type=float, default=4.0, help="rate of inputs and vectors, in rates")
     parser.add_argument("--validation", type=int, help="held-out windows; 8192 for mlp, 64 for gpt")
     given = parser.parse_args()
     gpt = given.part == "gpt"
