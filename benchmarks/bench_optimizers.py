@@ -54,7 +54,14 @@ def new_optimizer(name: str, model: nn.Module, rate: float, given: argparse.Name
     inputs = [] if given.part == "gpt" else ["first"]
     groups = mup_groups(model, rate, BASE, readout="readout", inputs=inputs, lr_vectors=given.vectors * rate)
     if name == "Shampoo":
-        return Shampoo(groups, decay=0.95, every=EVERY, eps=1e-10)
+        # Only hidden weights are preconditioned, as by Muon: the others are stepped by Adam.
+        hidden = {id(p) for group in muon_groups(model, readout="readout") if group["axes"] for p in group["params"]}
+        for group in list(groups):
+            others = [p for p in group["params"] if id(p) not in hidden or p.ndim < 2]
+            group["params"] = [p for p in group["params"] if id(p) in hidden and p.ndim > 1]
+            groups.append(group | {"params": others, "start": given.steps})
+        groups = [group for group in groups if group["params"]]
+        return Shampoo(groups, decay=0.95, every=EVERY, start=EVERY, eps=1e-10)
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, foreach=True)
 
 
@@ -62,7 +69,8 @@ def own_macs(name: str, model: nn.Module) -> float:
     """Multiply-adds of a step of the optimiser beyond a few for each parameter."""
     total = 0.0
     if name == "Shampoo":
-        for parameter in model.parameters():
+        groups = muon_groups(model, readout="readout")
+        for parameter in [p for group in groups if group["axes"] for p in group["params"] if p.ndim > 1]:
             modes = [n for n in parameter.shape if n > 1]
             total += 2 * sum(modes) * parameter.numel() + sum(10 * n**3 for n in modes) / EVERY
     elif name == "Muon":

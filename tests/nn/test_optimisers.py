@@ -20,7 +20,7 @@ from tnet.errors import BackendError, InputError, ShapeError
 from tnet.nn import BTTLinear, MPOLinear, Muon, Shampoo, muon_groups, newton_schulz
 
 F64 = torch.float64
-PLAIN: dict[str, Any] = {"momentum": 0.0, "decay": 0.0, "ridge": 0.0, "every": 1, "graft": None}
+PLAIN: dict[str, Any] = {"momentum": 0.0, "decay": 0.0, "ridge": 0.0, "every": 1, "start": 0, "graft": None}
 
 
 def gauss(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> torch.Tensor:
@@ -132,8 +132,8 @@ def test_shampoo_does_not_see_the_order_of_modes(shape, random):
     order = list(range(len(shape)))
     random.shuffle(order)
     gradients = [gauss(*shape, seed=seed) for seed in range(3)]
-    taken = steps_of(lambda p: Shampoo(p, lr=1.0, ridge=0.1, every=2), gradients)
-    moved = steps_of(lambda p: Shampoo(p, lr=1.0, ridge=0.1, every=2), [G.permute(order) for G in gradients])
+    taken = steps_of(lambda p: Shampoo(p, lr=1.0, ridge=0.1, every=2, start=1), gradients)
+    moved = steps_of(lambda p: Shampoo(p, lr=1.0, ridge=0.1, every=2, start=1), [G.permute(order) for G in gradients])
     assert torch.allclose(taken.permute(order), moved, atol=1e-9)
 
 
@@ -158,7 +158,7 @@ def test_long_modes_are_cut_into_blocks():
 def test_grafted_steps_have_the_norm_of_the_other_optimiser(graft):
     gradients = [gauss(5, 3, seed=seed) for seed in range(4)]
     parameter, other = nn.Parameter(torch.zeros(5, 3, dtype=F64)), nn.Parameter(torch.zeros(5, 3, dtype=F64))
-    optimiser = Shampoo([parameter], lr=0.1, graft=graft, momentum=0.9 if graft == "adam" else 0.0)
+    optimiser = Shampoo([parameter], lr=0.1, graft=graft, start=1, momentum=0.9 if graft == "adam" else 0.0)
     adam = (
         torch.optim.Adam([other], lr=0.1, betas=(0.9, 0.95)) if graft == "adam" else torch.optim.SGD([other], lr=0.1)
     )
@@ -173,7 +173,7 @@ def test_grafted_steps_have_the_norm_of_the_other_optimiser(graft):
 
 def test_roots_are_taken_every_so_many_steps():
     parameter = nn.Parameter(torch.zeros(3, 3, dtype=F64))
-    optimiser = Shampoo([parameter], every=3)
+    optimiser = Shampoo([parameter], every=3, start=0)
     seen = []
     for seed in range(5):
         parameter.grad = gauss(3, 3, seed=seed)
@@ -183,13 +183,27 @@ def test_roots_are_taken_every_so_many_steps():
     assert same == [True, True, False, True]
 
 
+def test_first_steps_are_those_of_adam():
+    gradients = [gauss(5, 3, seed=seed) for seed in range(4)]
+    taken = steps_of(lambda p: Shampoo(p, lr=0.1, start=4), gradients)
+    adam = steps_of(lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.9, 0.95)), gradients)
+    assert torch.allclose(taken, adam, atol=1e-12)
+
+
+def test_small_gradients_are_grafted_without_loss():
+    small = [gauss(5, 3, seed=seed, dtype=torch.float32) * 1e-15 for seed in range(3)]
+    taken = steps_of(lambda p: Shampoo(p, lr=1.0, graft="sgd", start=0, momentum=0.0), small)
+    large = steps_of(lambda p: Shampoo(p, lr=1.0, graft="sgd", start=0, momentum=0.0), [1e15 * G for G in small])
+    assert torch.allclose(1e15 * taken, large, rtol=1e-2, atol=1e-2)
+
+
 def test_shampoo_of_zero_gradients_stays():
-    assert not steps_of(lambda p: Shampoo(p, lr=1.0, graft=None), [torch.zeros(3, 2, dtype=F64)] * 3).any()
+    assert not steps_of(lambda p: Shampoo(p, lr=1.0, graft=None, start=0), [torch.zeros(3, 2, dtype=F64)] * 3).any()
 
 
 def test_shampoo_refuses_squares_that_overflow():
     with pytest.raises(InputError, match="overflow"):
-        steps_of(lambda p: Shampoo(p), [torch.full((3, 3), 1e30)])
+        steps_of(lambda p: Shampoo(p, start=0), [torch.full((3, 3), 1e30)])
 
 
 # Muon
@@ -273,8 +287,8 @@ def test_groups_leave_frozen_parameters_out():
 # Both
 
 OPTIMISERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
-    "shampoo": lambda model: Shampoo(model.parameters(), lr=0.02, every=3, weight_decay=0.01),
-    "shampoo, sums": lambda model: Shampoo(model.parameters(), lr=0.02, decay=None, graft="sgd", max_mode=5),
+    "shampoo": lambda model: Shampoo(model.parameters(), lr=0.02, every=3, start=2, weight_decay=0.01),
+    "shampoo, sums": lambda model: Shampoo(model.parameters(), lr=0.02, decay=None, graft="sgd", start=0, max_mode=5),
     "muon": lambda model: Muon(muon_groups(model), lr=0.02, weight_decay=0.01),
 }
 
@@ -406,6 +420,7 @@ def test_complex_and_half_parameters_are_refused(kind, dtype):
         (Shampoo, {"decay": 1.0}, InputError),
         (Shampoo, {"ridge": -1e-3}, InputError),
         (Shampoo, {"every": 0}, ShapeError),
+        (Shampoo, {"start": -1}, InputError),
         (Shampoo, {"max_mode": 0}, ShapeError),
         (Shampoo, {"graft": "lion"}, InputError),
         (Muon, {"steps": 0}, ShapeError),

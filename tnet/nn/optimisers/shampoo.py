@@ -44,6 +44,10 @@ class Shampoo(torch.optim.Optimizer):
         Added to the eigenvalues of :math:`L_i`, relative to the largest.
     every : int
         Steps from one computation of the roots to the next.
+    start : int
+        Number of first steps without preconditioners: those of Adam, or along M. Gradients of these steps count in
+        :math:`L_i`. With a number that is never reached a group is trained by Adam: that suits embeddings, whose rare
+        tokens would get most of a preconditioned step.
     max_mode : int
         Longer modes are cut into blocks of at most this length, each with its own preconditioners.
     graft : {"adam", "sgd", None}
@@ -62,8 +66,8 @@ class Shampoo(torch.optim.Optimizer):
     Notes
     -----
     Modes of length 1 do not count. Roots are by symmetric eigenvalue decompositions, in the precision of the
-    parameter; an eigenvalue that is zero up to rounding counts as having no direction (pseudo-inverse). Without
-    accumulation (``decay=0``, ``momentum=0``), ridge and graft, the step of a matrix ``U S V^T`` is ``U V^T``.
+    parameter; without a ridge, eigenvalues that are zero up to rounding are left out (pseudo-inverse). Without
+    accumulation (``decay=0``, ``momentum=0``), ridge, graft and start, the step of a matrix ``U S V^T`` is ``U V^T``.
 
     A step costs :math:`2 \sum_i n_i` multiply-adds for each entry of a tensor of modes :math:`n_i`, and about
     :math:`10 \sum_i n_i^3` once in ``every`` steps. The state is :math:`2 \sum_i n_i^2` numbers, and two for each
@@ -101,14 +105,15 @@ class Shampoo(torch.optim.Optimizer):
         decay: float | None = 0.95,
         ridge: float = 1e-6,
         every: int = 10,
+        start: int = 10,
         max_mode: int = 1024,
         graft: str | None = "adam",
         weight_decay: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
         defaults = {
-            "lr": lr, "momentum": momentum, "decay": decay, "ridge": ridge, "every": every, "max_mode": max_mode,
-            "graft": graft, "weight_decay": weight_decay, "eps": eps,
+            "lr": lr, "momentum": momentum, "decay": decay, "ridge": ridge, "every": every, "start": start,
+            "max_mode": max_mode, "graft": graft, "weight_decay": weight_decay, "eps": eps,
         }  # fmt: skip
         super().__init__(params, defaults)
 
@@ -153,15 +158,17 @@ class Shampoo(torch.optim.Optimizer):
             mean = state["mean"].lerp_(gradient, 1 - group["momentum"])
             corrected = mean / (1 - group["momentum"] ** t)
         self._accumulate(group, state, gradient, blocks)
-        if (t - 1) % group["every"] == 0:
-            self._take_roots(group, state, parameter)
-        direction = torch.empty_like(gradient)
-        for place, roots in zip(blocks, state["roots"], strict=True):
-            direction[place] = _preconditioned(corrected[place], roots)
-        if group["graft"] is not None:
-            direction *= _grafted(group, state, corrected, t) / torch.linalg.vector_norm(direction).clamp_min(
-                torch.finfo(direction.dtype).tiny
-            )
+        plain = _plain_step(group, state, corrected, t)
+        if t <= group["start"]:
+            direction = plain
+        else:
+            if (t - 1 - group["start"]) % group["every"] == 0:
+                self._take_roots(group, state)
+            direction = torch.empty_like(gradient)
+            for place, roots in zip(blocks, state["roots"], strict=True):
+                direction[place] = _preconditioned(corrected[place], roots)
+            if group["graft"] is not None:
+                direction = _of_norm(direction, torch.linalg.vector_norm(plain))
         if parameter.ndim > 1:
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(direction, alpha=group["lr"])
@@ -194,7 +201,7 @@ class Shampoo(torch.optim.Optimizer):
                 unfolded = block.movedim(mode, 0).reshape(len(gram), -1)
                 gram.addmm_(unfolded, unfolded.T, beta=kept, alpha=taken)
 
-    def _take_roots(self, group: dict[str, Any], state: dict[str, Any], parameter: nn.Parameter) -> None:
+    def _take_roots(self, group: dict[str, Any], state: dict[str, Any]) -> None:
         t, decay = int(state["step"]), group["decay"]
         weight = 1.0 if decay is None else 1 - decay**t
         for grams, roots in zip(state["grams"], state["roots"], strict=True):
@@ -232,18 +239,25 @@ def _root(gram: torch.Tensor, exponent: float, ridge: float) -> torch.Tensor:
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     scale = torch.where(largest > 0, largest, torch.ones_like(largest))
     values, vectors = torch.linalg.eigh(torch.where(largest > 0, gram / scale, identity))
-    least = len(gram) * torch.finfo(gram.dtype).eps * values[-1]
     lifted = values.clamp_min(0) + ridge * values[-1]
+    least = (0.0 if ridge else len(gram) * torch.finfo(gram.dtype).eps) * values[-1]
     powers = torch.where(lifted > least, lifted.clamp_min(least) ** exponent, torch.zeros_like(values))
     return (vectors * powers) @ vectors.T * scale**exponent
 
 
-def _grafted(group: dict[str, Any], state: dict[str, Any], mean: torch.Tensor, t: int) -> torch.Tensor:
-    """Return the norm that the step of Adam or SGD has."""
-    if group["graft"] == "sgd":
-        return torch.linalg.vector_norm(mean)
+def _plain_step(group: dict[str, Any], state: dict[str, Any], mean: torch.Tensor, t: int) -> torch.Tensor:
+    """Return the step of Adam, or of gradient descent."""
+    if group["graft"] != "adam":
+        return mean
     weight = 1.0 if group["decay"] is None else 1 - group["decay"] ** t
-    return torch.linalg.vector_norm(mean / ((state["square"] / weight).sqrt_() + group["eps"]))
+    return mean / ((state["square"] / weight).sqrt_() + group["eps"])
+
+
+def _of_norm(direction: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """Scale to a norm; of zeros, zeros. The largest entry goes first: squares of small ones would be lost."""
+    tiny = torch.finfo(direction.dtype).tiny
+    direction = direction / direction.abs().amax().clamp_min(tiny)
+    return direction * (norm / torch.linalg.vector_norm(direction).clamp_min(tiny))
 
 
 def _check(group: dict[str, Any]) -> None:
@@ -254,6 +268,8 @@ def _check(group: dict[str, Any]) -> None:
         check_number("decay", group["decay"], 0, 1)
     check_number("eps", group["eps"], 0, open_low=True)
     check_size("every", group["every"])
+    if isinstance(group["start"], bool) or not isinstance(group["start"], int) or group["start"] < 0:
+        raise InputError(f"start={group['start']!r}: give an integer of at least 0.")
     check_size("max_mode", group["max_mode"])
     if group["graft"] not in _GRAFTS:
         raise InputError(f"graft={group['graft']!r}: give one of {', '.join(map(repr, _GRAFTS))}.")
