@@ -48,9 +48,17 @@ def new_model(kind: str, width: int, part: str, given: argparse.Namespace) -> nn
 
 
 def rates_of(model: nn.Module, rate: float, given: argparse.Namespace) -> list[dict]:
-    """Return the parameter groups of muP."""
+    """Return the parameter groups of muP; shares of the rate are those that were best at the base width."""
     inputs = [] if isinstance(model, GPT) else ["first"]
-    return mup_groups(model, rate, BASE, readout="readout", inputs=inputs, lr_vectors=given.vectors * rate)
+    return mup_groups(
+        model,
+        rate,
+        BASE,
+        readout="readout",
+        inputs=inputs,
+        lr_vectors=given.vectors * rate,
+        lr_factors=given.factors * rate,
+    )
 
 
 def width_of_equal_cost(kind: str, part: str, given: argparse.Namespace) -> int:
@@ -197,7 +205,8 @@ def main() -> None:
     parser.add_argument("--tuning-steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3, 16e-3, 32e-3])
-    parser.add_argument("--vectors", type=float, default=4.0, help="rate of inputs and vectors, in rates")
+    parser.add_argument("--vectors", type=float, default=1.0, help="rate of inputs and vectors, in rates")
+    parser.add_argument("--factors", type=float, default=0.25, help="rate of factors, in rates")
     parser.add_argument("--transfer-rates", type=int, default=6, help="doublings of the first rate")
     parser.add_argument("--validation", type=int, help="held-out windows; 32768 for mlp, 256 for gpt")
     given = parser.parse_args()

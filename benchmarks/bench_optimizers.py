@@ -52,7 +52,15 @@ def new_optimizer(name: str, model: nn.Module, rate: float, given: argparse.Name
     if name == "Muon":
         return Muon(muon_groups(model, readout="readout"), lr=rate, steps=NEWTON_SCHULZ, adam_share=0.2)
     inputs = [] if given.part == "gpt" else ["first"]
-    groups = mup_groups(model, rate, BASE, readout="readout", inputs=inputs, lr_vectors=given.vectors * rate)
+    groups = mup_groups(
+        model,
+        rate,
+        BASE,
+        readout="readout",
+        inputs=inputs,
+        lr_vectors=given.vectors * rate,
+        lr_factors=given.factors * rate,
+    )
     if name == "Shampoo":
         # Only hidden weights are preconditioned, as by Muon: the others are stepped by Adam.
         hidden = {id(p) for group in muon_groups(model, readout="readout") if group["axes"] for p in group["params"]}
@@ -162,8 +170,9 @@ def main() -> None:
     parser.add_argument("--look", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 8e-3, 16e-3], help="of AdamW and Shampoo")
-    parser.add_argument("--muon-rates", type=float, nargs="+", default=[0.01, 0.02, 0.04])
-    parser.add_argument("--vectors", type=float, default=4.0, help="rate of inputs and vectors, in rates")
+    parser.add_argument("--muon-rates", type=float, nargs="+", default=[0.025, 0.05, 0.1])
+    parser.add_argument("--vectors", type=float, default=1.0, help="rate of inputs and vectors, in rates")
+    parser.add_argument("--factors", type=float, default=0.25, help="rate of factors, in rates")
     parser.add_argument("--validation", type=int, help="held-out windows; 8192 for mlp, 64 for gpt")
     given = parser.parse_args()
     gpt = given.part == "gpt"

@@ -160,12 +160,12 @@ def test_rates():
         assert product == pytest.approx(0.001 if matrix else 0.0), name
 
 
-def test_inputs_and_vectors_have_a_rate_of_their_own():
+def test_inputs_vectors_and_factors_have_rates_of_their_own():
     model = nn.Sequential(nn.Linear(16, 64), BTTLinear(64, 64, 2), nn.Linear(64, 10))
-    groups = mup_groups(model, 0.01, 64, inputs=["0"], lr_vectors=0.04)
+    groups = mup_groups(model, 0.01, 64, inputs=["0"], lr_vectors=0.04, lr_factors=0.005)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rates = {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
-    own = {"1.right": 0.04, "1.left": 0.02, "2.weight": 0.01}
+    own = {"1.right": 0.02, "1.left": 0.01, "2.weight": 0.01}
     assert rates == pytest.approx(dict.fromkeys(names.values(), 0.04) | own)
 
 
@@ -250,6 +250,7 @@ def test_models_that_cannot_be_used_are_refused(model, settings, error, told):
         ({"base_width": 2.5}, ShapeError),
         ({"weight_decay": -1.0}, InputError),
         ({"lr_vectors": 0.0}, InputError),
+        ({"lr_factors": math.inf}, InputError),
         ({"inputs": ["first"]}, InputError),
         ({"inputs": "first"}, InputError),
     ],

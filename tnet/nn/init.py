@@ -131,6 +131,7 @@ def mup_groups(
     readout: str | nn.Module | None = None,
     inputs: Collection[str] = (),
     lr_vectors: float | None = None,
+    lr_factors: float | None = None,
     weight_decay: float = 0.0,
     dims: Dims | None = None,
 ) -> list[dict[str, Any]]:
@@ -138,7 +139,7 @@ def mup_groups(
 
     Factors get
 
-    .. math:: \eta\, \frac{d_0}{d_\mathrm{in} p},
+    .. math:: \eta_f\, \frac{d_0}{d_\mathrm{in} p},
 
     with the base width :math:`d_0`, their own :math:`d_\mathrm{in}`, and the number p of factors of their layer;
     dense layers, the readout too, :math:`\eta\, d_0 / d_\mathrm{in}`; embeddings, biases and gains have a rate of
@@ -159,6 +160,9 @@ def mup_groups(
     lr_vectors : float, optional
         Rate of embeddings, biases, gains and ``inputs``; ``lr`` by default. It is a constant of its own, to be tuned
         at the base width: the best is often some times ``lr``.
+    lr_factors : float, optional
+        :math:`\eta_f`, ``lr`` by default. Its best share of ``lr`` is to be tuned at the base width, too: in
+        perceptrons of BTT layers a quarter was better than the whole.
     weight_decay : float
         Of factors and dense weights, for a decoupled decay (AdamW): each group has the decay with which
         ``lr * weight_decay``, what a step takes off, is the same in all of them. Embeddings and vectors have none.
@@ -185,14 +189,13 @@ def mup_groups(
     ----------
     As for :func:`mup_`.
     """
-    if not (isinstance(lr, (int, float)) and math.isfinite(lr) and lr > 0):
-        raise InputError(f"lr={lr!r}: give a positive number.")
+    lr_vectors = lr if lr_vectors is None else lr_vectors
+    lr_factors = lr if lr_factors is None else lr_factors
+    for name, rate in (("lr", lr), ("lr_vectors", lr_vectors), ("lr_factors", lr_factors)):
+        if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
+            raise InputError(f"{name}={rate!r}: give a positive number.")
     if not (isinstance(weight_decay, (int, float)) and math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"weight_decay={weight_decay!r}: give a number of at least 0.")
-    if lr_vectors is None:
-        lr_vectors = lr
-    if not (isinstance(lr_vectors, (int, float)) and math.isfinite(lr_vectors) and lr_vectors > 0):
-        raise InputError(f"lr_vectors={lr_vectors!r}: give a positive number.")
     check_size("base_width", base_width)
     roles = _roles(model, readout, dims)
     fixed = _weights_of(model, inputs)
@@ -201,7 +204,8 @@ def mup_groups(
         role = roles[name]
         matrix = role.kind in ("factor", "dense", "readout")
         scaled = matrix and id(parameter) not in fixed
-        rate = lr * base_width / (role.d_in * role.cores) if scaled else float(lr_vectors)
+        base = lr_factors if role.kind == "factor" else lr
+        rate = base * base_width / (role.d_in * role.cores) if scaled else float(lr_vectors)
         decay = weight_decay * lr / rate if matrix else 0.0
         if parameter.requires_grad:
             groups.setdefault((rate, decay), []).append(parameter)
