@@ -20,8 +20,8 @@ PAGES = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "a
 
 ROOMS = (
     "algebra", "arrays", "batch", "cli", "compression", "compression.baselines", "contraction", "decompositions",
-    "errors", "formats", "io", "io.interop", "nn", "nn.attention", "options", "parallel", "plot", "results",
-    "sklearn", "structure_search", "structure_search.algorithms", "structure_search.evaluate", "versions",
+    "errors", "formats", "io", "io.interop", "nn", "nn.attention", "nn.init", "options", "parallel", "plot",
+    "results", "sklearn", "structure_search", "structure_search.algorithms", "structure_search.evaluate", "versions",
 )  # fmt: skip
 #: Modules, aliases of types and the typer application have no call to describe.
 NO_CALL = {"ALGORITHMS", "app", "Array", "ExecutorLike", "Namespace", "__version__"}

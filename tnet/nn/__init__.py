@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tnet.nn import init
+from tnet.nn import init as init
 from tnet.nn.bilinear import BilinearEigen, BilinearLayer, OutputModes
 from tnet.nn.btt_linear import BTTLinear
 from tnet.nn.cp_conv import CPConv2d
@@ -55,7 +55,6 @@ __all__ = [
     "differentiable_cp",
     "differentiable_tt",
     "differentiable_tucker",
-    "init",
     "mimic_features",
     "muon_groups",
     "newton_schulz",

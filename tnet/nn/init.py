@@ -182,8 +182,7 @@ def mup_groups(
 
     Notes
     -----
-    Adam must not add a large ``eps`` to gradients that shrink with the width: 1e-8 is too much beyond widths of some
-    thousands.
+    Gradients of hidden weights shrink as the width grows: let Adam's ``eps`` be small beside them.
 
     References
     ----------
