@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="2000 for mlp, 800 for gpt")
     parser.add_argument("--tuning-steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3, 16e-3, 32e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 8e-3, 16e-3, 32e-3, 64e-3])
     parser.add_argument("--vectors", type=float, default=1.0, help="rate of inputs and vectors, in rates")
     parser.add_argument("--factors", type=float, default=0.25, help="rate of factors, in rates")
     parser.add_argument("--transfer-rates", type=int, default=6, help="doublings of the first rate")

@@ -169,7 +169,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="600 for mlp, 300 for gpt")
     parser.add_argument("--look", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rates", type=float, nargs="+", default=[8e-3, 16e-3, 32e-3], help="of AdamW and Shampoo")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[8e-3, 16e-3, 32e-3, 64e-3], help="of AdamW and Shampoo"
+    )
     parser.add_argument("--muon-rates", type=float, nargs="+", default=[0.025, 0.05, 0.1])
     parser.add_argument("--vectors", type=float, default=1.0, help="rate of inputs and vectors, in rates")
     parser.add_argument("--factors", type=float, default=0.25, help="rate of factors, in rates")
