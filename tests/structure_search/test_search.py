@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -132,6 +132,33 @@ def test_a_trial_that_raises_costs_only_itself():
     assert (found.n_failed, found.evaluations) == (1, 3)
     with pytest.raises(WorkerError, match="always fails"):
         run(Fixed(([chain(2, 2)],)), solver=Hand(wrong=(chain(2, 2),)))
+
+
+@dataclass(frozen=True)
+class Careless(Hand):
+    """Answers wrongly wherever more than one bond is there."""
+
+    how: str = "nan"
+
+    def solve(self, x, loss, starts):
+        right = super().solve(x, loss, starts)
+        if all(len(one.structure.bonds) < 2 for one in right):
+            return right
+        changes = {
+            "nan": {"rse": math.nan}, "negative": {"rse": -1.0}, "coreless": {"cores": None},
+            "shapes": {"cores": (np.ones(3),)}, "other": {"structure": chain(3, 3)},
+        }  # fmt: skip
+        if self.how in changes:
+            return [replace(one, **changes[self.how]) for one in right]
+        return None if self.how == "nothing" else right[:-1]
+
+
+@pytest.mark.parametrize("how", ["nan", "negative", "coreless", "shapes", "other", "nothing", "few"])
+def test_an_answer_that_is_none_is_a_failed_trial(how):
+    found = run(Fixed(([chain(2, 2), chain(1, 2)], [chain(2, 1)])), solver=Careless(how=how))
+    assert [trial.status for trial in found.trials] == ["failed", "evaluated", "evaluated"]
+    assert math.isfinite(found.best.score)
+    assert found.trials[0].message
 
 
 def test_a_trial_that_never_ends_fails_in_time():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -70,7 +71,7 @@ def solve_group(
         return [next(answers[start.structure.shape]) for start in starts]
     try:
         with limited(trial_seconds):
-            found = solver.solve(*_reshaped(x, loss, shapes[0]), starts)
+            found = _checked(solver.solve(*_reshaped(x, loss, shapes[0]), starts), starts)
     except BackendError:
         raise  # what is asked cannot be done at all
     except Exception as error:  # the loss may be the user's: whatever it raises costs one trial, not the search
@@ -82,6 +83,20 @@ def solve_group(
         return [evaluation for start in starts for evaluation in solve_group(x, loss, solver, [start], trial_seconds)]
     taken = (time.process_time() - began) / max(len(starts), 1)
     return [e if e.seconds else dataclasses.replace(e, seconds=taken) for e in found]
+
+
+def _checked(found: Sequence[Evaluation], starts: Sequence[Start]) -> Sequence[Evaluation]:
+    """Return what a solver found; raise ValueError where it is no answer to what it was asked."""
+    if len(found) != len(starts):
+        raise ValueError(f"the solver gave {len(found)} evaluations for {len(starts)} structures")
+    for start, one in zip(starts, found, strict=True):
+        if one.structure != start.structure or not one.rse >= 0:
+            raise ValueError(f"the solver gave {one.structure!r} with rse={one.rse} for {start.structure!r}")
+        if math.isfinite(one.rse):
+            shapes = None if one.cores is None else tuple(tuple(core.shape) for core in one.cores)
+            if shapes != one.structure.core_shapes:
+                raise ValueError(f"the solver gave cores of shapes {shapes} for {one.structure.core_shapes}")
+    return found
 
 
 def _reshaped(x: Array, loss: Loss, shape: tuple[int, ...]) -> tuple[Array, Loss]:
