@@ -113,6 +113,10 @@ def test_budgets_are_ceilings(budget, ending, evaluations):
     assert (found.ending, found.evaluations) == (ending, evaluations)
     at_once = run(Fixed((every,)), budget=Budget(evaluations=3))
     assert (at_once.ending, at_once.evaluations) == (Ending.EVALUATIONS, 3)
+    many = [chain(a, b) for a, b in itertools.product(range(1, 4), repeat=2)] * 10
+    cut_short = run(Fixed((many,)), budget=Budget(patience=4))
+    assert cut_short.ending is Ending.PATIENCE
+    assert cut_short.evaluations < len(many)
 
 
 def test_bounds_prune_only_where_the_algorithm_allows():

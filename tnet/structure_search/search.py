@@ -186,7 +186,7 @@ class _Run:
             asked = next(dialogue)
             while True:
                 answers = self._answers(asked, problem, may_prune)
-                ending = self._spent(len(answers) < len(asked))
+                ending = self._spent()
                 if ending is not Ending.FINISHED:
                     break
                 asked = dialogue.send(answers)
@@ -231,7 +231,7 @@ class _Run:
             piece = slice(begin, begin + size)
             room = None if self.budget.evaluations is None else self.budget.evaluations - self.counted
             answers += self._answers_of_piece(asked[piece], structures[piece], bounds[piece], may_prune, room)
-            if self._spent(False) is not Ending.FINISHED:
+            if self._spent() is not Ending.FINISHED:
                 break
         return answers
 
@@ -358,10 +358,10 @@ class _Run:
             self.callback(trial, math.inf if self.best is None else self.best[0])
         return trial
 
-    def _spent(self, cut_short: bool) -> Ending:
+    def _spent(self) -> Ending:
         """Return why the search must end now; FINISHED where it need not."""
         budget = self.budget
-        if cut_short or (budget.evaluations is not None and self.counted >= budget.evaluations):
+        if budget.evaluations is not None and self.counted >= budget.evaluations:
             spent = Ending.EVALUATIONS
         elif budget.seconds is not None and time.perf_counter() - self.started >= budget.seconds:
             spent = Ending.SECONDS
