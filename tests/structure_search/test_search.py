@@ -14,7 +14,7 @@ import pytest
 from tnet.errors import BackendError, FormatError, InputError, WorkerError
 from tnet.structure_search.budget import Budget, Ending
 from tnet.structure_search.losses import DifferentiableLoss, WeightedError
-from tnet.structure_search.objective import SizeAndError
+from tnet.structure_search.objective import FewestParams, LeastError, SizeAndError
 from tnet.structure_search.proposals import Candidate
 from tnet.structure_search.search import search
 from tnet.structure_search.space import SearchSpace
@@ -165,6 +165,28 @@ def test_an_answer_that_is_none_is_a_failed_trial(how):
     assert found.trials[0].message
 
 
+@pytest.mark.parametrize("algorithm", ["auto", "trees"])
+@pytest.mark.parametrize(
+    ("goal", "space"),
+    [
+        (FewestParams(1e-6), SearchSpace("ranks", 2, ((0, 1), (1, 2)))),
+        (FewestParams(1e-6), SearchSpace("ranks", 2, ((0, 2),))),
+        (FewestParams(1e-6), SearchSpace("trees", 1)),
+        (LeastError(3), SearchSpace("free", 2)),
+        (LeastError(30), SearchSpace("free", 3, max_width=1.0, fixed=((0, 1, 2),))),
+    ],
+)
+def test_where_nothing_does_the_best_there_is_comes_back(algorithm, goal, space):
+    found = search(X, objective=goal, algorithm=algorithm, space=space, rng=0)
+    assert space.allows(found.best.structure)
+    assert found.feasible == (found.best.score < 1)
+
+
+def test_an_algorithm_that_asks_for_nothing_gets_the_smallest_structure():
+    found = run(Fixed(()), space=SearchSpace("free", 3, fixed=((0, 2, 2),)))
+    assert [trial.structure for trial in found.trials] == [Structure(SHAPE, ((0, 2, 2),))]
+
+
 def test_a_trial_that_never_ends_fails_in_time():
     rounds = ([chain(1, 2), chain(2, 2)],)
     found = run(Fixed(rounds), solver=Hand(slow=(chain(2, 2),)), budget=Budget(trial_seconds=0.2))
@@ -298,6 +320,11 @@ def test_workers_change_nothing():
         ({"algorithm": 7}, InputError),
         ({"solver": "als"}, InputError),
         ({"budget": 5}, InputError),
+        ({"budget": Budget}, InputError),
+        ({"space": SearchSpace}, InputError),
+        ({"objective": SizeAndError}, InputError),
+        ({"callback": 5}, InputError),
+        ({"resume": 5}, InputError),
         ({"loss": "rse"}, InputError),
         ({"mask": np.zeros((3, 3), dtype=bool)}, InputError),
         ({"loss": WeightedError(np.full((3, 3), np.nan), 1)}, InputError),

@@ -135,6 +135,10 @@ def search(
     method = _algorithm_of(algorithm)
     inner = _default_solver() if solver is None else solver
     ceilings = Budget() if budget is None else budget
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback={callback!r}: give a function of a trial and the best score, or None.")
+    if resume is not None and not isinstance(resume, (str, os.PathLike)):
+        raise InputError(f"resume={resume!r}: give the path of a folder, or None.")
     _check_kinds(space=where, objective=goal, algorithm=method, solver=inner, budget=ceilings)
     where.check(x.shape)
     _, seed = resolve_rng(rng)
@@ -192,6 +196,8 @@ class _Run:
                 asked = dialogue.send(answers)
         except StopIteration as end:
             bound = end.value
+            if not self.trials:  # nothing came near what is asked: the smallest structure tells how far it is
+                self._answers([self.space.smallest(problem.shape)], problem, False)
         except KeyboardInterrupt:
             ending = Ending.INTERRUPTED
             if self.best is None:
@@ -433,7 +439,7 @@ def _check_kinds(**given: object) -> None:
     """Raise InputError, naming the argument, where a value cannot do what is asked of it."""
     for name, value in given.items():
         needed, allowed = _NEEDED[name]
-        if not all(hasattr(value, attribute) for attribute in needed):
+        if isinstance(value, type) or not all(hasattr(value, attribute) for attribute in needed):
             raise InputError(f"{name}={value!r}: give {allowed}.")
 
 

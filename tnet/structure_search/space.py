@@ -109,12 +109,15 @@ class SearchSpace:
             raise InputError(f"reshapes={self.reshapes}: each has {math.prod(shape)} entries, as the tensor has.")
         if self.template and any(len(other) != n_modes for other in self.reshapes):
             raise InputError(f"reshapes={self.reshapes}: the template joins {n_modes} modes, so each has as many.")
-        least = Structure(tuple(shape), tuple(bond for bond in sorted(self.fixed) if bond[2] > 1), self.n_internal)
-        if not self._meets_constraints(least):
+        if not self._meets_constraints(self.smallest(shape)):
             raise InputError(
                 f"no structure meets the constraints: the fixed bonds {self.fixed} alone break max_degree="
                 f"{self.max_degree}, max_width={self.max_width} or the absence of loops."
             )
+
+    def smallest(self, shape: Sequence[int]) -> Structure:
+        """Return the structure that has the fixed bonds alone: if any meets the constraints, it does."""
+        return Structure(tuple(shape), tuple(bond for bond in sorted(self.fixed) if bond[2] > 1), self.n_internal)
 
     def pairs(self, n_modes: int) -> list[Pair]:
         """Return the pairs of cores that may have a bond: the rank variables, in their order."""

@@ -184,7 +184,8 @@ class _Hunt:
         space = self.problem.space
         if space.kind == "ranks":
             structure = Structure(guide.shape, tuple((i, j, 2) for i, j in sorted(space.template)))
-            return [tree_of(structure)] if structure.is_tree else []
+            tree = tree_of(structure) if structure.is_tree else None
+            return [tree] if tree is not None and guide.is_known(tree) else []
         found: dict[Tree, None] = {}
         for degree in (2, 3, None):
             for tree, _ in guide.topologies(slack, degree)[:_NEAREST]:
