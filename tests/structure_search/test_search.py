@@ -213,6 +213,21 @@ def test_it_resumes_as_if_it_had_never_ended(tmp_path):
     assert [json.loads(line)["number"] for line in lines] == list(range(len(whole.trials)))
 
 
+def test_two_searches_at_once_do_not_mix_their_logs(tmp_path):
+    every = tuple([chain(a, b)] for a, b in itertools.product((1, 2, 3), repeat=2))
+    folder = tmp_path / "log"
+
+    def other(trial, best):
+        if trial.number == 2:
+            run(Fixed(every), resume=folder, budget=Budget(evaluations=5))
+
+    with pytest.raises(InputError, match="at the same time"):
+        run(Fixed(every), resume=folder, callback=other)
+    log = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in log] == list(range(5))
+    assert run(Fixed(every), resume=folder).evaluations == len(every)
+
+
 def test_cores_that_are_damaged_are_made_again(tmp_path):
     rounds = ([chain(1, 2), chain(2, 2)],)
     first = run(Fixed(rounds), resume=tmp_path / "log")
