@@ -353,6 +353,14 @@ def test_bad_input_is_refused(options, error):
         search(given.pop("x"), **given)
 
 
+def test_numbers_of_numpy_are_numbers():
+    budget = Budget(evaluations=np.int64(3), seconds=np.float32(9), patience=np.int32(2))  # type: ignore[arg-type]
+    assert budget == Budget(evaluations=3, seconds=9.0, patience=2)
+    found = run(Fixed(([chain(1, 1)],)), objective=None, max_params=np.int64(9))
+    assert found.best.score == run(Fixed(([chain(1, 1)],)), objective=None, max_params=9).best.score
+    assert run(Fixed(([chain(1, 1)],)), objective=None, rtol=np.float32(0.5)).feasible is False
+
+
 @pytest.mark.parametrize(
     "options",
     [{"evaluations": 0}, {"patience": 0}, {"seconds": 0}, {"trial_seconds": math.nan}, {"evaluations": 1.5}],

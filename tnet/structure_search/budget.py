@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from tnet.errors import InputError
 
 __all__ = ["Budget", "Ending"]
@@ -34,6 +36,9 @@ class Budget:
     trial_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("evaluations", "patience", "seconds", "trial_seconds"):
+            if isinstance(getattr(self, name), np.number):
+                object.__setattr__(self, name, getattr(self, name).item())
         for name in ("evaluations", "patience"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

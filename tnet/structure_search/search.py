@@ -428,9 +428,9 @@ def _goal_of(rtol: float | None, max_params: int | None, objective: Objective | 
     if len(given) != 1:
         raise InputError(f"rtol=, max_params= and objective=: give exactly one of them, not {given or 'none'}.")
     if rtol is not None:
-        return FewestParams(rtol)
+        return FewestParams(float(rtol) if isinstance(rtol, np.floating) else rtol)
     if max_params is not None:
-        return LeastError(max_params)
+        return LeastError(int(max_params) if isinstance(max_params, np.integer) else max_params)
     assert objective is not None
     return objective
 
