@@ -1,9 +1,9 @@
-"""Core shapes by method "hosvd" come within 0.2 percent of the error of greedy HOOI, 49 to 257 times faster.
+"""Core shapes by method "hooi" have no larger error than those of greedy HOOI, more than 100 times faster.
 
 Greedy HOOI raises, from rank 1 on, the rank whose true Tucker error (20 sweeps of HOOI) is then least, while the
-parameters allow: the baseline of Ghadiri, Fahrbach, Fu, Mirrokni, ICML 2023. Its inner solver is tnet's HOOI. The
-errors compared are those of 20 sweeps of HOOI at the chosen ranks, for all methods alike. The ratio of times grows
-with the number of steps, and so with the budget.
+parameters allow: the baseline of Ghadiri, Fahrbach, Fu, Mirrokni, ICML 2023. It is run with tnet's HOOI, and with
+that of tensorly from a random start, as it was published. The errors compared are those of 20 sweeps of tnet's HOOI
+at the chosen ranks, for all methods alike. The ratio of times grows with the number of steps, and so with the budget.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import tnet  # noqa: E402
 from tnet.structure_search import core_shape  # noqa: E402
 
 SWEEPS = 20
-METHODS = ("hosvd", "exact", "greedy", "bang-for-buck", "milp")
+METHODS = ("hooi", "exact", "greedy", "bang-for-buck", "milp")
 
 
 def photograph() -> np.ndarray:
@@ -74,43 +74,43 @@ def main() -> None:
         for budget in budgets if arguments.only in name else ():
             rows += compare(name, make(), budget)
             print(record.table(rows), flush=True)
-    ours = [row for row in rows if row["method"] == "hosvd"]
+    ours = [row for row in rows if row["method"] == "hooi"]
     verdict = {
         "greatest rse / that of greedy HOOI": max(row["rse / greedy HOOI"] for row in ours),
         "least speed-up": min(row["speed-up"] for row in ours),
+        "least speed-up over tensorly": min(row["speed-up over tensorly"] for row in ours),
     }
     print(verdict)
-    settings = {"threads": 1, "sweeps": SWEEPS, "clock": "process CPU, least of 3; greedy HOOI once"} | verdict
+    settings = {"threads": 1, "sweeps": SWEEPS, "clock": "process CPU, least of 7; greedy HOOI once"} | verdict
     if not arguments.only:
         print(record.write("core_shape", (__doc__ or "").splitlines()[0], rows, settings))
 
 
 def compare(name: str, x: np.ndarray, budget: int) -> list[dict[str, Any]]:
-    started = time.process_time()
-    ranks = greedy_hooi(x, budget)
-    seconds = time.process_time() - started
-    baseline = true_rse(x, ranks)
-    rows = [row(name, budget, "greedy HOOI", ranks, baseline, baseline, seconds, seconds)]
+    found, times = {}, {}
+    for baseline, error in (("greedy HOOI", true_rse), ("greedy HOOI of tensorly", tensorly_rse)):
+        error(x, (1,) * x.ndim)  # imports, compiles
+        started = time.process_time()
+        found[baseline] = greedy_hooi(x, budget, error)
+        times[baseline] = time.process_time() - started
     for method in METHODS:
-        least = min(timed(x, budget, method) for _ in range(3))
-        found = core_shape(x, max_params=budget, method=method)
-        rows.append(row(name, budget, method, found.ranks, true_rse(x, found.ranks), baseline, least, seconds))
-    return rows
-
-
-def row(
-    name: str, budget: int, method: str, ranks: Any, rse: float, baseline: float, own: float, theirs: float
-) -> dict[str, Any]:
-    return {
-        "tensor": name,
-        "budget": budget,
-        "method": method,
-        "core": "x".join(map(str, ranks)),
-        "rse": rse,
-        "rse / greedy HOOI": rse / baseline,
-        "cpu s": own,
-        "speed-up": theirs / own,
-    }
+        found[method] = core_shape(x, max_params=budget, method=method).ranks
+        times[method] = min(timed(x, budget, method) for _ in range(7))
+    rse = {method: true_rse(x, ranks) for method, ranks in found.items()}
+    return [
+        {
+            "tensor": name,
+            "budget": budget,
+            "method": method,
+            "core": "x".join(map(str, ranks)),
+            "rse": rse[method],
+            "rse / greedy HOOI": rse[method] / rse["greedy HOOI"],
+            "cpu s": times[method],
+            "speed-up": times["greedy HOOI"] / times[method],
+            "speed-up over tensorly": times["greedy HOOI of tensorly"] / times[method],
+        }
+        for method, ranks in found.items()
+    ]
 
 
 def timed(x: np.ndarray, budget: int, method: Any) -> float:
@@ -125,7 +125,14 @@ def true_rse(x: np.ndarray, ranks: tuple[int, ...]) -> float:
     return tnet.tucker(x, bounded, method="hooi", oversampling=0, refine=True, stopping=stopping).error ** 2
 
 
-def greedy_hooi(x: np.ndarray, budget: int) -> tuple[int, ...]:
+def tensorly_rse(x: np.ndarray, ranks: tuple[int, ...]) -> float:
+    from tensorly.decomposition import tucker
+
+    model: Any = tucker(x, rank=ranks, n_iter_max=SWEEPS, tol=0, init="random", random_state=0)
+    return 1 - float(np.linalg.norm(model[0]) ** 2 / np.linalg.norm(x) ** 2)
+
+
+def greedy_hooi(x: np.ndarray, budget: int, error: Callable[[np.ndarray, tuple[int, ...]], float]) -> tuple[int, ...]:
     ranks = [1] * x.ndim
     while True:
         best = None
@@ -133,7 +140,7 @@ def greedy_hooi(x: np.ndarray, budget: int) -> tuple[int, ...]:
             raised = [*ranks[:n], ranks[n] + 1, *ranks[n + 1 :]]
             size = int(np.prod(raised)) + sum(a * r for a, r in zip(x.shape, raised, strict=True))
             if raised[n] <= x.shape[n] and size <= budget:
-                rse = true_rse(x, tuple(raised))
+                rse = error(x, tuple(raised))
                 if best is None or rse < best[0]:
                     best = rse, raised
         if best is None:
