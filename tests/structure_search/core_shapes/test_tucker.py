@@ -222,9 +222,10 @@ def test_what_a_tensor_does_not_need_is_not_spent():
         assert found.rse_bounds[1] == pytest.approx(0.0, abs=1e-13)
 
 
-def test_scale_changes_the_value_alone():
+@pytest.mark.parametrize("method", ["exact", "hooi"])
+def test_scale_changes_the_value_alone(method: Any):
     x = np.random.default_rng(3).standard_normal((4, 5, 6))
-    plain, large = core_shape(x, max_params=70), core_shape(2.0**400 * x, max_params=70)
+    plain, large = (core_shape(scale * x, max_params=70, method=method) for scale in (1.0, 2.0**400))
     assert large.ranks == plain.ranks
     assert large.value == math.ldexp(plain.value, 800)
     assert large.rse_bounds == plain.rse_bounds
@@ -258,6 +259,9 @@ X = np.ones((3, 4, 5))
         ({"x": X, "max_params": 20, "method": "best"}, InputError, "'milp'"),
         ({"x": X, "max_params": 20, "method": "ptas", "eps": 0.5}, InputError, "eps"),
         ({"x": np.ones(5), "max_params": 20}, ShapeError, "at least two modes"),
+        ({"x": np.ones(5), "max_params": 20, "method": "hooi"}, ShapeError, "at least two modes"),
+        ({"x": X, "max_params": 12, "method": "hooi"}, InputError, "takes 13 parameters"),
+        ({"x": np.full((3, 3), np.inf), "max_params": 20, "method": "hooi"}, InputError, "non-finite"),
         ({"x": np.ones((0, 3)), "max_params": 20}, InputError, "empty|no entries|entr"),
         ({"x": np.full((3, 3), np.nan), "max_params": 20}, InputError, "non-finite"),
         ({"x": np.ones((3, 3), int), "max_params": 20}, BackendError, "int"),
