@@ -1,9 +1,10 @@
 """Core shapes by method "hooi" have no larger error than those of greedy HOOI, more than 100 times faster.
 
 Greedy HOOI raises, from rank 1 on, the rank whose true Tucker error (20 sweeps of HOOI) is then least, while the
-parameters allow: the baseline of Ghadiri, Fahrbach, Fu, Mirrokni, ICML 2023. It is run with tnet's HOOI, and with
-that of tensorly from a random start, as it was published. The errors compared are those of 20 sweeps of tnet's HOOI
-at the chosen ranks, for all methods alike. The ratio of times grows with the number of steps, and so with the budget.
+parameters allow: the baseline of Ghadiri, Fahrbach, Fu, Mirrokni, ICML 2023. Its inner solver is tnet's HOOI. With
+that of tensorly, from a random start as published, its time is computed from every eighth of the calls. The errors
+compared are those of 20 sweeps of tnet's HOOI at the chosen ranks, for all methods alike. The ratio of times grows
+with the number of steps, and so with the budget.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", tnet.errors.ConvergenceWarning)
+    warnings.filterwarnings("ignore", module="tensorly")
     rows: list[dict[str, Any]] = []
     for name, (make, budgets) in CASES.items():
         for budget in budgets if arguments.only in name else ():
@@ -87,16 +89,15 @@ def main() -> None:
 
 
 def compare(name: str, x: np.ndarray, budget: int) -> list[dict[str, Any]]:
-    found, times = {}, {}
-    for baseline, error in (("greedy HOOI", true_rse), ("greedy HOOI of tensorly", tensorly_rse)):
-        error(x, (1,) * x.ndim)  # imports, compiles
-        started = time.process_time()
-        found[baseline] = greedy_hooi(x, budget, error)
-        times[baseline] = time.process_time() - started
+    true_rse(x, (1,) * x.ndim)  # imports, compiles
+    started = time.process_time()
+    ranks, tried = greedy_hooi(x, budget)
+    found, times = {"greedy HOOI": ranks}, {"greedy HOOI": time.process_time() - started}
     for method in METHODS:
         found[method] = core_shape(x, max_params=budget, method=method).ranks
         times[method] = min(timed(x, budget, method) for _ in range(7))
     rse = {method: true_rse(x, ranks) for method, ranks in found.items()}
+    tensorly = tensorly_seconds(x, tried)
     return [
         {
             "tensor": name,
@@ -107,7 +108,7 @@ def compare(name: str, x: np.ndarray, budget: int) -> list[dict[str, Any]]:
             "rse / greedy HOOI": rse[method] / rse["greedy HOOI"],
             "cpu s": times[method],
             "speed-up": times["greedy HOOI"] / times[method],
-            "speed-up over tensorly": times["greedy HOOI of tensorly"] / times[method],
+            "speed-up over tensorly": tensorly / times[method],
         }
         for method, ranks in found.items()
     ]
@@ -125,27 +126,33 @@ def true_rse(x: np.ndarray, ranks: tuple[int, ...]) -> float:
     return tnet.tucker(x, bounded, method="hooi", oversampling=0, refine=True, stopping=stopping).error ** 2
 
 
-def tensorly_rse(x: np.ndarray, ranks: tuple[int, ...]) -> float:
-    from tensorly.decomposition import tucker
-
-    model: Any = tucker(x, rank=ranks, n_iter_max=SWEEPS, tol=0, init="random", random_state=0)
-    return 1 - float(np.linalg.norm(model[0]) ** 2 / np.linalg.norm(x) ** 2)
-
-
-def greedy_hooi(x: np.ndarray, budget: int, error: Callable[[np.ndarray, tuple[int, ...]], float]) -> tuple[int, ...]:
-    ranks = [1] * x.ndim
+def greedy_hooi(x: np.ndarray, budget: int) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Return the ranks, and all that were tried on the way."""
+    ranks, tried = (1,) * x.ndim, []
     while True:
         best = None
         for n in range(x.ndim):
-            raised = [*ranks[:n], ranks[n] + 1, *ranks[n + 1 :]]
+            raised = (*ranks[:n], ranks[n] + 1, *ranks[n + 1 :])
             size = int(np.prod(raised)) + sum(a * r for a, r in zip(x.shape, raised, strict=True))
             if raised[n] <= x.shape[n] and size <= budget:
-                rse = error(x, tuple(raised))
+                rse = true_rse(x, raised)
+                tried.append(raised)
                 if best is None or rse < best[0]:
                     best = rse, raised
         if best is None:
-            return tuple(ranks)
+            return ranks, tried
         ranks = best[1]
+
+
+def tensorly_seconds(x: np.ndarray, tried: list[tuple[int, ...]]) -> float:
+    """Return what HOOI of tensorly takes for all of these ranks, from every eighth of them."""
+    from tensorly.decomposition import tucker
+
+    sample = tried[::8]
+    started = time.process_time()
+    for ranks in sample:
+        tucker(x, rank=ranks, n_iter_max=SWEEPS, tol=0, init="random", random_state=0)
+    return (time.process_time() - started) * len(tried) / len(sample)
 
 
 if __name__ == "__main__":
