@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tnet.arrays import Array, as_array, resolve_rng
+from tnet.arrays import Array, as_array, is_torch, resolve_rng
+from tnet.decompositions.preparation import checked_input
 from tnet.errors import InputError, WorkerError
 from tnet.parallel import ExecutorLike
 from tnet.structure_search.budget import Budget, Ending
@@ -66,7 +67,8 @@ def search(
     Parameters
     ----------
     x : array
-        At least two modes; real or complex floating point; finite, where it was observed; not all zero.
+        At least two modes; real or complex floating point; finite, where it was observed; not all zero. Gradients are
+        not recorded.
     rtol : float, optional
         Ask for the fewest parameters at this relative error.
     max_params : int, optional
@@ -125,9 +127,9 @@ def search(
     (32, ((0, 1, 2), (1, 2, 2)))
     """
     started = time.perf_counter()
-    x = as_array(x)
-    if x.ndim < 2 or 0 in x.shape:
-        raise InputError(f"x has shape {tuple(x.shape)}: a structure has at least two modes, each with entries.")
+    x = checked_input(x)
+    if x.ndim < 2:
+        raise InputError(f"x has shape {tuple(x.shape)}: a structure has at least two modes.")
     chosen_loss = _loss_of(mask, loss)
     prepared_data(x, chosen_loss)  # what no solver can use is refused before the search
     goal = _goal_of(rtol, max_params, objective)
@@ -411,7 +413,8 @@ def _loss_of(mask: Array | None, loss: Loss | None) -> Loss:
     if isinstance(loss, MaskedError):
         return MaskedError(as_array(loss.mask, "mask"))
     if isinstance(loss, WeightedError):
-        return WeightedError(as_array(loss.weight, "weight"), loss.n_columns)
+        weight = as_array(loss.weight, "weight")
+        return WeightedError(weight.detach() if is_torch(weight) else weight, loss.n_columns)
     if loss is None:
         return SquaredError()
     if not isinstance(loss, (SquaredError, DifferentiableLoss)):
