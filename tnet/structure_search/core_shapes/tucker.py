@@ -144,7 +144,8 @@ def core_shape(
     errors instead. ST-HOSVD truncates ``x`` once, to the largest ranks that the budget leaves to each mode. In nested
     bases the core S shows the error of every truncation, :math:`1 - \sum_{i \le r} |S_i|^2 / \|x\|^2`; orthogonal
     iteration then improves those of the least error, on a block of S little larger than the ranks. The cost is that
-    of one ST-HOSVD, and about a millisecond for each of some 2 N ranks.
+    of one ST-HOSVD, and about a millisecond for each of some 2 N ranks. On noise without structure the iteration has
+    many local optima, and other ranks may be a few percent better.
 
     A model whose rank :math:`r_n` exceeds the product of the others is no better than one where it does not; where
     singular values fall slowly the packing may have such ranks all the same, "hooi" has not.
