@@ -100,8 +100,8 @@ class Start:
     target : float
         Squared relative error at which it may stop: a smaller one gains nothing.
     beat : float
-        Squared relative error below which the structure would be the best so far: more starts are worth it while the
-        best of them is above. Negative where no error would do.
+        Squared relative error below which the structure would be the best so far: starts whose pace or scatter
+        does not promise as much may be saved. Negative where no error would do.
     warm : tuple of array, or None
         Cores of this very structure to begin one start with.
     n_starts : int or None
