@@ -41,7 +41,8 @@ class CutBound:
     patience : int
         It ends after so many evaluations in vain, unless it can soon prove that nothing is better.
     max_nodes : int
-        Of branch and bound, each time that the best score fell; shared out where there are internal cores.
+        Of branch and bound, which is tried again as structures are asked for and the best score falls; shared out
+        where there are internal cores.
     effort : int
         Descents on the bound alone that may be in vain, for each rank variable and each choice of an internal core.
 
@@ -108,7 +109,7 @@ class _Search:
         self.asked: set[Structure] = set()
         self.in_vain = self.bound_in_vain = 0
         self.listed_below: float | None = None
-        self.failed_below = math.inf
+        self.failed_below, self.list_again_at = math.inf, 0
         self.first: list[tuple[CandidatePool, int]] = []
         has_tails = isinstance(problem.spectra, CutSpectra) and problem.spectra.n_cuts > 0
         self.trees_wait = problem.space.kind == "free" and has_tails
@@ -248,8 +249,14 @@ class _Search:
         self.learn([_Entry(pool, place, structure, False)], [trial])
 
     def _list_all(self) -> None:
-        """List what may be better than the best by branch and bound, if that was not done and may succeed."""
+        """List what may be better than the best by branch and bound, if that was not done and may succeed.
+
+        Where it failed it is tried again with a better score, once twice as many structures were asked for, and
+        before the search ends.
+        """
         if self.listed_below is not None or not self.best < min(self.failed_below, INFEASIBLE):
+            return
+        if len(self.asked) < self.list_again_at and self.in_vain < self.settings.patience:
             return
         found = []
         for pool in self.pools:
@@ -257,7 +264,7 @@ class _Search:
                 pool.landscape, self.best, max_nodes=self.settings.max_nodes // (1 + pool.landscape.space.n_internal)
             )
             if points is None:
-                self.failed_below = self.best
+                self.failed_below, self.list_again_at = self.best, 2 * len(self.asked)
                 return
             found.append(points)
         for pool, points in zip(self.pools, found, strict=True):
