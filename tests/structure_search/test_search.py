@@ -6,11 +6,14 @@ import itertools
 import json
 import math
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+import tnet
+from tnet import parallel
 from tnet.errors import BackendError, FormatError, InputError, WorkerError
 from tnet.structure_search.budget import Budget, Ending
 from tnet.structure_search.losses import DifferentiableLoss, WeightedError
@@ -91,11 +94,32 @@ def test_it_counts_caches_and_returns_the_best():
 
 
 def test_a_certificate_closes_the_gap():
-    proven = run(Fixed(([chain(2, 2)],), bound=10.0))
+    proven = run(Fixed(([chain(2, 2)],), bound=10.0), objective=FewestParams(0.5))
     assert (proven.gap, proven.ending) == (0.0, Ending.PROVEN)
     open_ = run(Fixed(([chain(2, 2)],), bound=0.1))
     assert open_.gap == pytest.approx(1 - 0.1 / open_.best.score)
     assert open_.ending is Ending.FINISHED
+
+
+def test_what_was_evaluated_is_certain_only_up_to_its_bound():
+    """The error by hand lies above what the singular values allow: a better solver may find less."""
+    found = run(Fixed(([chain(2, 2)],), bound=10.0))
+    (trial,) = found.trials
+    assert trial.bound < trial.rse
+    assert found.bound == GOAL.score(trial.structure, trial.bound)
+    assert found.ending is Ending.FINISHED
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_proven_is_not_beaten_by_the_whole_space(seed):
+    """Only one structure has 6 parameters; one sweep of truncations does not find its best cores."""
+    x = np.random.default_rng(seed).standard_normal((2, 2, 2))
+    found = search(x, max_params=6, rng=0)
+    least = min(
+        tnet.cp(x, 1, init="random", rng=k).error ** 2 for k in range(8)
+    )  # the only structure of 6 parameters
+    assert found.bound <= least + 1e-12
+    assert found.ending is not Ending.PROVEN or found.best.rse <= least * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -368,3 +392,21 @@ def test_numbers_of_numpy_are_numbers():
 def test_budgets_of_zero_are_refused(options):
     with pytest.raises(InputError):
         Budget(**options)
+
+
+def test_trial_seconds_in_a_thread_are_refused_not_ignored():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(WorkerError, match="trial_seconds=0.1 is kept by a signal"):
+        run(Fixed(([chain(2, 2)],)), executor=pool, budget=Budget(trial_seconds=0.1))
+
+
+def test_workers_are_started_once(monkeypatch):
+    made = []
+
+    def counted(*args, **options):
+        made.append(args)
+        return ProcessPoolExecutor(*args, **options)
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", counted)
+    found = run(Fixed(([chain(2, 2)], [chain(1, 2)], [chain(2, 1)])), executor=1)
+    assert found.evaluations == 3
+    assert len(made) == 1

@@ -20,7 +20,7 @@ from tnet.structure_search.trials import Evaluation
 
 __all__ = ["evaluate"]
 
-_GROUP = 8  # structures of one task, whatever the number of workers: so results do not depend on it
+_GROUP = 2  # structures of one task, whatever the number of workers: so results do not depend on it
 
 
 def evaluate(
@@ -115,14 +115,15 @@ def _reshaped(x: Array, loss: Loss, shape: tuple[int, ...]) -> tuple[Array, Loss
 
 @contextmanager
 def limited(seconds: float | None) -> Iterator[None]:
-    """Raise TimeoutError in the block after so many wall seconds, where the system can interrupt it."""
-    if (
-        seconds is None
-        or not hasattr(signal, "setitimer")
-        or threading.current_thread() is not threading.main_thread()
-    ):
+    """Raise TimeoutError in the block after so many wall seconds; BackendError where no signal can."""
+    if seconds is None:
         yield
         return
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        raise BackendError(
+            f"trial_seconds={seconds:g} is kept by a signal, which reaches only the main thread of a process, not "
+            "one on Windows: use executor=None or processes, or leave trial_seconds out."
+        )
 
     def ring(number: int, frame: Any) -> None:
         raise TimeoutError(f"the evaluation took longer than trial_seconds={seconds:g}")

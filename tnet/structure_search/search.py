@@ -8,15 +8,16 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from tnet.arrays import Array, as_array, is_torch, resolve_rng
+from tnet.arrays import Array, array_namespace, as_array, is_torch, resolve_rng
 from tnet.decompositions.preparation import checked_input
 from tnet.errors import InputError, WorkerError
-from tnet.parallel import ExecutorLike
+from tnet.parallel import ExecutorLike, held_workers
 from tnet.structure_search.budget import Budget, Ending
 from tnet.structure_search.evaluate.targets import prepared_data
 from tnet.structure_search.evaluation_round import evaluate
@@ -41,8 +42,9 @@ _NEEDED = {
     "solver": (("solve",), "a solver such as ALS()"),
     "budget": (("evaluations", "seconds", "patience"), "a Budget"),
 }
-_PIECE = 64  # structures evaluated between two looks at the budget and the log
-_PIECE_BY_CLOCK = 8  # the same where seconds are counted
+_PIECE = 64  # structures evaluated between two looks at the budget and the log, at most
+_SHARE_OF_CLOCK = 1 / 32  # of the seconds allowed, that a piece may take
+_CERTAIN = 1e-9  # distance of bound and score, relative to it, that rounding explains
 
 
 def search(
@@ -177,14 +179,30 @@ class _Run:
     best: tuple[float, Evaluation] | None = None
     last_gain: int = 0
     counted: int = 0
+    workers: ExecutorLike = None
+    pace: float = math.inf  # seconds of a structure in the last piece
 
     def all_of(self, algorithm: Algorithm) -> SearchResult:
         """Carry the dialogue to its end."""
         cpu = time.process_time()
-        spectra = self._spectra()
+        n_logged = 0 if self.journal is None else len(self.journal.trials)
+        with held_workers(self.executor) as workers:
+            self.workers = workers
+            ending, bound = self._dialogue(algorithm)
+        seconds = time.process_time() - cpu
+        if not (self.executor is None or isinstance(self.executor, ThreadPoolExecutor)):
+            seconds += sum(trial.seconds for trial in self.trials[n_logged:])  # of other processes
+        return self._result(ending, bound, seconds)
+
+    def _dialogue(self, algorithm: Algorithm) -> tuple[Ending, float | None]:
+        """Ask and tell until either side ends; return why, and the algorithm's bound of what it did not ask for."""
+        spectra = _SpectraByShape(self.x, self.space) if isinstance(self.loss, SquaredError) else None
         problem = Problem(
-            self.x, self.loss, self.objective, self.space, self._bounds_by(spectra), spectra, self.memo.cores
-        )
+            self.x, self.loss, self.objective, self.space,
+            _no_bounds if spectra is None else spectra.bounds,
+            None if spectra is None else spectra.of(tuple(self.x.shape)),
+            self.memo.cores, lambda: self._spent() is Ending.SECONDS,
+        )  # fmt: skip
         dialogue = algorithm.propose(problem, np.random.default_rng(self.seed))
         may_prune = bool(getattr(algorithm, "prunes", False))
         ending, bound = Ending.FINISHED, None
@@ -206,42 +224,32 @@ class _Run:
                 raise
         finally:
             dialogue.close()
-        return self._result(ending, bound, time.process_time() - cpu)
-
-    def _spectra(self) -> Any:
-        if not isinstance(self.loss, SquaredError):
-            return None
-        from tnet.structure_search.spectra import cut_spectra
-
-        return cut_spectra(self.x)
-
-    def _bounds_by(self, spectra: Any) -> Callable[[Sequence[Structure]], np.ndarray]:
-        shape = tuple(self.x.shape)
-
-        def bound(structures: Sequence[Structure]) -> np.ndarray:
-            found = np.zeros(len(structures))
-            own = [k for k, structure in enumerate(structures) if structure.shape == shape]
-            if spectra is not None and own:
-                from tnet.structure_search.bounds import lower_bounds
-
-                found[own] = lower_bounds(spectra, [structures[k] for k in own])
-            return found
-
-        return bound
+        return ending, bound
 
     def _answers(self, asked: Sequence[Structure | Candidate], problem: Problem, may_prune: bool) -> list[Trial]:
         """Return a trial for each question, fewer where the budget ends before."""
         structures = [question.structure if isinstance(question, Candidate) else question for question in asked]
         bounds = problem.bound(structures)
         answers: list[Trial] = []
-        size = _PIECE if self.budget.seconds is None else _PIECE_BY_CLOCK
-        for begin in range(0, len(asked), size):
-            piece = slice(begin, begin + size)
+        while len(answers) < len(asked):
+            piece = slice(len(answers), len(answers) + self._piece())
             room = None if self.budget.evaluations is None else self.budget.evaluations - self.counted
+            began = time.perf_counter()
             answers += self._answers_of_piece(asked[piece], structures[piece], bounds[piece], may_prune, room)
+            self.pace = (time.perf_counter() - began) / max(1, piece.stop - piece.start)
             if self._spent() is not Ending.FINISHED:
                 break
         return answers
+
+    def _piece(self) -> int:
+        """Return how many structures to evaluate before the next look at the budget."""
+        budget, size = self.budget, _PIECE
+        if budget.patience is not None:
+            size = min(size, budget.patience - (self.counted - self.last_gain))
+        if budget.seconds is not None:
+            allowed = _SHARE_OF_CLOCK * budget.seconds
+            size = min(size, int(allowed / max(self.pace, 1e-9)))
+        return max(1, size)
 
     def _answers_of_piece(
         self,
@@ -320,7 +328,7 @@ class _Run:
             return []
         return evaluate(
             self.x, self.loss, self.solver, starts,
-            executor=self.executor, trial_seconds=self.budget.trial_seconds,
+            executor=self.workers, trial_seconds=self.budget.trial_seconds,
         )  # fmt: skip
 
     def _tell(
@@ -390,8 +398,9 @@ class _Run:
         assert evaluation.cores is not None
         network = evaluation.structure.to_network(evaluation.cores)
         if bound is not None:
-            bound = min(bound, score)
-            if ending is Ending.FINISHED and bound >= score:
+            # What was evaluated may still be better than its evaluation says: solvers can get stuck.
+            bound = min([bound, score, *(self.objective.score(t.structure, t.bound) for t in self.trials)])
+            if ending is Ending.FINISHED and bound >= score - _CERTAIN * abs(score):
                 ending = Ending.PROVEN
         return SearchResult(
             Solution(evaluation.structure, network, evaluation.rse, score),
@@ -400,9 +409,39 @@ class _Run:
             bound,
             ending,
             time.perf_counter() - self.started,
-            cpu + (0.0 if self.executor is None else sum(trial.seconds for trial in self.trials)),
+            cpu,
             self.seed,
         )
+
+
+class _SpectraByShape:
+    """Singular values of all cuts, for the shape of the tensor and those that the space names besides."""
+
+    def __init__(self, x: Array, space: SearchSpace) -> None:
+        self._x, self._shapes = x, {tuple(x.shape), *space.reshapes}
+        self._known: dict[tuple[int, ...], Any] = {}
+
+    def of(self, shape: tuple[int, ...]) -> Any:
+        """Return the spectra of the tensor in a shape."""
+        from tnet.structure_search.spectra import cut_spectra
+
+        if shape not in self._known:
+            self._known[shape] = cut_spectra(array_namespace(self._x).reshape(self._x, shape))
+        return self._known[shape]
+
+    def bounds(self, structures: Sequence[Structure]) -> np.ndarray:
+        """Return a lower bound of the squared relative error of each structure."""
+        from tnet.structure_search.bounds import lower_bounds
+
+        found = np.zeros(len(structures))
+        for shape in {structure.shape for structure in structures} & self._shapes:
+            own = [k for k, structure in enumerate(structures) if structure.shape == shape]
+            found[own] = lower_bounds(self.of(shape), [structures[k] for k in own])
+        return found
+
+
+def _no_bounds(structures: Sequence[Structure]) -> np.ndarray:
+    return np.zeros(len(structures))
 
 
 def _loss_of(mask: Array | None, loss: Loss | None) -> Loss:
