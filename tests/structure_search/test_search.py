@@ -395,7 +395,7 @@ def test_budgets_of_zero_are_refused(options):
 
 
 def test_trial_seconds_in_a_thread_are_refused_not_ignored():
-    with ThreadPoolExecutor(1) as pool, pytest.raises(WorkerError, match="trial_seconds=0.1 is kept by a signal"):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(WorkerError, match=r"trial_seconds=0\.1 is kept by a signal"):
         run(Fixed(([chain(2, 2)],)), executor=pool, budget=Budget(trial_seconds=0.1))
 
 

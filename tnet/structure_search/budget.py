@@ -22,7 +22,8 @@ class Budget:
     evaluations : int or None
         Structures that are evaluated, those answered from memory included.
     seconds : float or None
-        Wall seconds; what has begun is finished.
+        Wall seconds. An evaluation under way is given up, unless it is the first, or runs in a worker or beside the
+        main thread: then it is finished.
     patience : int or None
         Evaluations in a row that brought nothing better.
     trial_seconds : float or None

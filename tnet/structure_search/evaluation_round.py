@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from tnet.structure_search.losses import Loss, MaskedError, SquaredError
 from tnet.structure_search.proposals import Solver, Start
 from tnet.structure_search.trials import Evaluation
 
-__all__ = ["evaluate"]
+__all__ = ["SecondsOver", "alarm", "can_interrupt", "evaluate"]
 
 _GROUP = 2  # structures of one task, whatever the number of workers: so results do not depend on it
 
@@ -113,20 +113,36 @@ def _reshaped(x: Array, loss: Loss, shape: tuple[int, ...]) -> tuple[Array, Loss
     return xp.reshape(x, shape), loss
 
 
+class SecondsOver(BaseException):
+    """The seconds of a search ended within an evaluation; no :class:`Exception`, so that no trial takes the blame."""
+
+
 @contextmanager
-def limited(seconds: float | None) -> Iterator[None]:
+def limited(seconds: float | None) -> Generator[None]:
     """Raise TimeoutError in the block after so many wall seconds; BackendError where no signal can."""
     if seconds is None:
         yield
         return
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if not can_interrupt():
         raise BackendError(
             f"trial_seconds={seconds:g} is kept by a signal, which reaches only the main thread of a process, not "
             "one on Windows: use executor=None or processes, or leave trial_seconds out."
         )
+    with alarm(seconds, TimeoutError(f"the evaluation took longer than trial_seconds={seconds:g}")):
+        yield
+
+
+def can_interrupt() -> bool:
+    """Return whether a signal can interrupt what this thread is at."""
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def alarm(seconds: float, error: BaseException) -> Generator[None]:
+    """Raise an error in the block after so many wall seconds."""
 
     def ring(number: int, frame: Any) -> None:
-        raise TimeoutError(f"the evaluation took longer than trial_seconds={seconds:g}")
+        raise error
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)

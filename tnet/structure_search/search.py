@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from tnet.errors import InputError, WorkerError
 from tnet.parallel import ExecutorLike, held_workers
 from tnet.structure_search.budget import Budget, Ending
 from tnet.structure_search.evaluate.targets import prepared_data
-from tnet.structure_search.evaluation_round import evaluate
+from tnet.structure_search.evaluation_round import SecondsOver, alarm, can_interrupt, evaluate
 from tnet.structure_search.journal import Journal, described
 from tnet.structure_search.losses import DifferentiableLoss, Loss, MaskedError, SquaredError, WeightedError
 from tnet.structure_search.memo import Memo
@@ -218,6 +219,8 @@ class _Run:
             bound = end.value
             if not self.trials:  # nothing came near what is asked: the smallest structure tells how far it is
                 self._answers([self.space.smallest(problem.shape)], problem, False)
+        except SecondsOver:
+            ending = Ending.SECONDS
         except KeyboardInterrupt:
             ending = Ending.INTERRUPTED
             if self.best is None:
@@ -326,10 +329,16 @@ class _Run:
     def _evaluated(self, starts: list[Start]) -> list[Evaluation]:
         if not starts:
             return []
-        return evaluate(
-            self.x, self.loss, self.solver, starts,
-            executor=self.workers, trial_seconds=self.budget.trial_seconds,
-        )  # fmt: skip
+        budget = self.budget
+        may_stop = self.best is not None and self.executor is None and budget.trial_seconds is None
+        left = math.inf if budget.seconds is None else budget.seconds - (time.perf_counter() - self.started)
+        stopped = nullcontext()
+        if may_stop and left < math.inf and can_interrupt():
+            stopped = alarm(max(left, 1e-6), SecondsOver())
+        with stopped:
+            return evaluate(
+                self.x, self.loss, self.solver, starts, executor=self.workers, trial_seconds=budget.trial_seconds
+            )
 
     def _tell(
         self, what: str, structure: Structure, plain: Structure, bound: float, found: dict[Structure, Evaluation]

@@ -116,6 +116,8 @@ class TreeSearch:
         plans: dict[TreeKey, _Plan] = {}
         for slack in self.slacks:
             for guide in hunt.guides:
+                if plans and hunt.problem.expired():
+                    break
                 for tree in hunt.trees(guide, slack):
                     plans.setdefault((guide.shape, tree.key), _Plan(guide, tree, _uniform(tree, slack)))
         return (yield from hunt.fit(list(plans.values())))
@@ -124,6 +126,8 @@ class TreeSearch:
         """Ask for trees near the best ones, and for the best where tails are disturbed; return whether one wins."""
         plans: dict[TreeKey, _Plan] = {}
         for best in hunt.leaders(self.n_finalists):
+            if hunt.problem.expired():
+                break
             guide, price = best.plan.guide, best.price
             moved = tree_moves(
                 best.plan.tree, max_internal=hunt.problem.space.n_internal, max_degree=guide.max_degree
