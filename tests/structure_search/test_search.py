@@ -17,7 +17,7 @@ from tnet import parallel
 from tnet.errors import BackendError, FormatError, InputError, WorkerError
 from tnet.structure_search.budget import Budget, Ending
 from tnet.structure_search.losses import DifferentiableLoss, WeightedError
-from tnet.structure_search.objective import FewestParams, LeastError, SizeAndError
+from tnet.structure_search.objective import FewestParams, LatencyAndError, LeastError, SizeAndError
 from tnet.structure_search.proposals import Candidate
 from tnet.structure_search.search import search
 from tnet.structure_search.space import SearchSpace
@@ -410,3 +410,31 @@ def test_workers_are_started_once(monkeypatch):
     found = run(Fixed(([chain(2, 2)], [chain(1, 2)], [chain(2, 1)])), executor=1)
     assert found.evaluations == 3
     assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.array([[1.0, 0.5], [0.0, 1.0]]), "not Hermitian"),
+        (-np.eye(2), "negative eigenvalues"),
+        (np.array([[1.0, 1j], [-1j, 1.0]]), "complex and x is real"),
+    ],
+)
+def test_weights_that_are_no_second_moments_are_refused(weight, message):
+    x = np.random.default_rng(0).standard_normal((3, 4, 2))
+    with pytest.raises(InputError, match=message):
+        search(x, rtol=0.1, loss=WeightedError(weight, 1), rng=0)
+
+
+def test_a_loss_leaves_the_gradients_of_others_alone():
+    torch = pytest.importorskip("torch")
+    x = torch.randn(3, 4, dtype=torch.float64)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    loss = DifferentiableLoss(lambda y: scale * torch.sum((y - x) ** 2))
+    search(x, max_params=20, loss=loss, rng=0, budget=Budget(evaluations=2))
+    assert scale.grad is None
+
+
+def test_seconds_that_are_none_are_refused():
+    with pytest.raises(InputError, match="must return a number of seconds"):
+        search(X, objective=LatencyAndError(1.0, lambda structure: math.nan), rng=0)

@@ -175,11 +175,17 @@ class LatencyAndError:
 
     def score(self, structure: Structure, rse: float) -> float:
         """Return seconds + weight * rse."""
-        return self.seconds(structure) + self.weight * rse
+        return self._checked_seconds(structure) + self.weight * rse
+
+    def _checked_seconds(self, structure: Structure) -> float:
+        seconds = self.seconds(structure)
+        if not (isinstance(seconds, (int, float)) and 0 <= seconds < math.inf):
+            raise InputError(f"seconds({structure!r}) gave {seconds!r}: it must return a number of seconds.")
+        return float(seconds)
 
     def error_to_beat(self, structure: Structure, score: float) -> float:
         """Return (score - seconds) / weight."""
-        return (score - self.seconds(structure)) / self.weight
+        return (score - self._checked_seconds(structure)) / self.weight
 
     def enough(self) -> float:
         """Return 0."""
