@@ -250,14 +250,21 @@ def spectra_of_sides(x: Array, sides: Sequence[tuple[int, ...]]) -> SideSpectra:
     return SideSpectra(prepared, squared)
 
 
-def checked_spectra(spectra: Sequence[Any] | None) -> list[np.ndarray]:
+def checked_spectra(spectra: object) -> list[np.ndarray]:
     """Return spectra in descending order, as float64."""
+    if not isinstance(spectra, Sequence) or isinstance(spectra, str):
+        raise InputError(f"spectra is a {type(spectra).__name__}: give a list of vectors of squared singular values.")
     found = []
-    for n, given in enumerate(spectra or ()):
-        values = np.asarray(to_numpy(given), dtype=np.float64)
+    for n, given in enumerate(spectra):
+        raw = np.asarray(given) if isinstance(given, (list, tuple)) else to_numpy(as_array(given, f"spectra[{n}]"))
+        if raw.dtype.kind not in "iuf":
+            raise InputError(f"spectra[{n}] of type {raw.dtype}: squared singular values are real numbers.")
+        values = raw.astype(np.float64)
         if values.ndim != 1 or values.size == 0:
             raise ShapeError(f"spectra[{n}] has shape {values.shape}: give a vector of squared singular values.")
-        if not np.isfinite(values).all() or values.min() < 0 or not math.isfinite(float(np.sum(values))):
+        with np.errstate(over="ignore"):
+            total = float(np.sum(values))
+        if values.min() < 0 or not math.isfinite(total):
             raise InputError(f"spectra[{n}]: squared singular values are finite and not negative, their sum too.")
         found.append(np.sort(values)[::-1])
     return found
