@@ -438,3 +438,12 @@ def test_a_loss_leaves_the_gradients_of_others_alone():
 def test_seconds_that_are_none_are_refused():
     with pytest.raises(InputError, match="must return a number of seconds"):
         search(X, objective=LatencyAndError(1.0, lambda structure: math.nan), rng=0)
+
+
+def test_internal_cores_that_are_not_used_do_not_count_in_the_certificate():
+    x = np.random.default_rng(3).standard_normal((3, 4, 2))
+    found = search(x, objective=SizeAndError(5.0), space=SearchSpace(max_rank=1, n_internal=1), rng=0)
+    (trial,) = found.trials
+    assert trial.bound < trial.rse
+    assert found.bound == pytest.approx(9 / 24 + 5.0 * trial.bound)
+    assert found.ending is Ending.FINISHED

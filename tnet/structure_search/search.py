@@ -408,7 +408,9 @@ class _Run:
         network = evaluation.structure.to_network(evaluation.cores)
         if bound is not None:
             # What was evaluated may still be better than its evaluation says: solvers can get stuck.
-            bound = min([bound, score, *(self.objective.score(t.structure, t.bound) for t in self.trials)])
+            bound = min(
+                [bound, score, *(self.objective.score(t.structure.canonical(), t.bound) for t in self.trials)]
+            )
             if ending is Ending.FINISHED and bound >= score - _CERTAIN * abs(score):
                 ending = Ending.PROVEN
         return SearchResult(
