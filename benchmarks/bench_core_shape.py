@@ -1,8 +1,9 @@
-"""Core shapes by method "hosvd" come within 0.2 percent of the error of greedy HOOI, 49 to 257 times faster.
+"""Core shapes by method "hooi" have no larger error than those of greedy HOOI, more than 100 times faster.
 
 Greedy HOOI raises, from rank 1 on, the rank whose true Tucker error (20 sweeps of HOOI) is then least, while the
-parameters allow: the baseline of Ghadiri, Fahrbach, Fu, Mirrokni, ICML 2023. Its inner solver is tnet's HOOI. The
-errors compared are those of 20 sweeps of HOOI at the chosen ranks, for all methods alike. The ratio of times grows
+parameters allow: the baseline of Ghadiri, Fahrbach, Fu, Mirrokni, ICML 2023. Its inner solver is tnet's HOOI. With
+that of tensorly, from a random start as published, its time is computed from every eighth of the calls. The errors
+compared are those of 20 sweeps of tnet's HOOI at the chosen ranks, for all methods alike. The ratio of times grows
 with the number of steps, and so with the budget.
 """
 
@@ -27,7 +28,7 @@ import tnet  # noqa: E402
 from tnet.structure_search import core_shape  # noqa: E402
 
 SWEEPS = 20
-METHODS = ("hosvd", "exact", "greedy", "bang-for-buck", "milp")
+METHODS = ("hooi", "exact", "greedy", "bang-for-buck", "milp")
 
 
 def photograph() -> np.ndarray:
@@ -69,48 +70,48 @@ def main() -> None:
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", tnet.errors.ConvergenceWarning)
+    warnings.filterwarnings("ignore", module="tensorly")
     rows: list[dict[str, Any]] = []
     for name, (make, budgets) in CASES.items():
         for budget in budgets if arguments.only in name else ():
             rows += compare(name, make(), budget)
             print(record.table(rows), flush=True)
-    ours = [row for row in rows if row["method"] == "hosvd"]
+    ours = [row for row in rows if row["method"] == "hooi"]
     verdict = {
         "greatest rse / that of greedy HOOI": max(row["rse / greedy HOOI"] for row in ours),
         "least speed-up": min(row["speed-up"] for row in ours),
+        "least speed-up over tensorly": min(row["speed-up over tensorly"] for row in ours),
     }
     print(verdict)
-    settings = {"threads": 1, "sweeps": SWEEPS, "clock": "process CPU, least of 3; greedy HOOI once"} | verdict
+    settings = {"threads": 1, "sweeps": SWEEPS, "clock": "process CPU, least of 7; greedy HOOI once"} | verdict
     if not arguments.only:
         print(record.write("core_shape", (__doc__ or "").splitlines()[0], rows, settings))
 
 
 def compare(name: str, x: np.ndarray, budget: int) -> list[dict[str, Any]]:
+    true_rse(x, (1,) * x.ndim)  # imports, compiles
     started = time.process_time()
-    ranks = greedy_hooi(x, budget)
-    seconds = time.process_time() - started
-    baseline = true_rse(x, ranks)
-    rows = [row(name, budget, "greedy HOOI", ranks, baseline, baseline, seconds, seconds)]
+    ranks, tried = greedy_hooi(x, budget)
+    found, times = {"greedy HOOI": ranks}, {"greedy HOOI": time.process_time() - started}
     for method in METHODS:
-        least = min(timed(x, budget, method) for _ in range(3))
-        found = core_shape(x, max_params=budget, method=method)
-        rows.append(row(name, budget, method, found.ranks, true_rse(x, found.ranks), baseline, least, seconds))
-    return rows
-
-
-def row(
-    name: str, budget: int, method: str, ranks: Any, rse: float, baseline: float, own: float, theirs: float
-) -> dict[str, Any]:
-    return {
-        "tensor": name,
-        "budget": budget,
-        "method": method,
-        "core": "x".join(map(str, ranks)),
-        "rse": rse,
-        "rse / greedy HOOI": rse / baseline,
-        "cpu s": own,
-        "speed-up": theirs / own,
-    }
+        found[method] = core_shape(x, max_params=budget, method=method).ranks
+        times[method] = min(timed(x, budget, method) for _ in range(7))
+    rse = {method: true_rse(x, ranks) for method, ranks in found.items()}
+    tensorly = tensorly_seconds(x, tried)
+    return [
+        {
+            "tensor": name,
+            "budget": budget,
+            "method": method,
+            "core": "x".join(map(str, ranks)),
+            "rse": rse[method],
+            "rse / greedy HOOI": rse[method] / rse["greedy HOOI"],
+            "cpu s": times[method],
+            "speed-up": times["greedy HOOI"] / times[method],
+            "speed-up over tensorly": tensorly / times[method],
+        }
+        for method, ranks in found.items()
+    ]
 
 
 def timed(x: np.ndarray, budget: int, method: Any) -> float:
@@ -125,20 +126,33 @@ def true_rse(x: np.ndarray, ranks: tuple[int, ...]) -> float:
     return tnet.tucker(x, bounded, method="hooi", oversampling=0, refine=True, stopping=stopping).error ** 2
 
 
-def greedy_hooi(x: np.ndarray, budget: int) -> tuple[int, ...]:
-    ranks = [1] * x.ndim
+def greedy_hooi(x: np.ndarray, budget: int) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Return the ranks, and all that were tried on the way."""
+    ranks, tried = (1,) * x.ndim, []
     while True:
         best = None
         for n in range(x.ndim):
-            raised = [*ranks[:n], ranks[n] + 1, *ranks[n + 1 :]]
+            raised = (*ranks[:n], ranks[n] + 1, *ranks[n + 1 :])
             size = int(np.prod(raised)) + sum(a * r for a, r in zip(x.shape, raised, strict=True))
             if raised[n] <= x.shape[n] and size <= budget:
-                rse = true_rse(x, tuple(raised))
+                rse = true_rse(x, raised)
+                tried.append(raised)
                 if best is None or rse < best[0]:
                     best = rse, raised
         if best is None:
-            return tuple(ranks)
+            return ranks, tried
         ranks = best[1]
+
+
+def tensorly_seconds(x: np.ndarray, tried: list[tuple[int, ...]]) -> float:
+    """Return what HOOI of tensorly takes for all of these ranks, from every eighth of them."""
+    from tensorly.decomposition import tucker
+
+    sample = tried[::8]
+    started = time.process_time()
+    for ranks in sample:
+        tucker(x, rank=ranks, n_iter_max=SWEEPS, tol=0, init="random", random_state=0)
+    return (time.process_time() - started) * len(tried) / len(sample)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ extensions = [
     "mathml",
     "front_door",
     "command_line",
+    "measured_figures",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_ext", "_templates", "inventories", "tutorials", "**/sg_execution_times.rst"]

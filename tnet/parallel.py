@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -20,13 +20,14 @@ from concurrent.futures import (
     Future,
     ProcessPoolExecutor,
 )
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from tnet.errors import InputError, WorkerError
 
-__all__ = ["ExecutorLike", "SupportsGetExecutor", "run_tasks"]
+__all__ = ["ExecutorLike", "SupportsGetExecutor", "WorkerPool", "held_workers", "run_tasks"]
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -48,8 +49,67 @@ class SupportsGetExecutor(Protocol):
         ...
 
 
-ExecutorLike: TypeAlias = int | Literal["processes"] | Executor | SupportsGetExecutor | None
+class WorkerPool:
+    """Worker processes that outlast one call of :func:`run_tasks`; new ones take the place of those that died.
+
+    Parameters
+    ----------
+    n_workers : int
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers = n_workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def processes(self) -> ProcessPoolExecutor:
+        """Return the pool, begun at the first call."""
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.n_workers, mp_context=context, initializer=_start_worker)
+        return self._pool
+
+    def close(self) -> None:
+        """Let the workers finish what they are at, and end them."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)
+
+    def terminate(self) -> None:
+        """End the workers at once."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            _terminate(pool)
+
+
+ExecutorLike: TypeAlias = int | Literal["processes"] | Executor | SupportsGetExecutor | WorkerPool | None
 """What ``executor=`` takes."""
+
+
+@contextmanager
+def held_workers(executor: ExecutorLike) -> Generator[ExecutorLike]:
+    """Start the worker processes that an executor asks for once, for all calls within the block.
+
+    Parameters
+    ----------
+    executor : None, int, "processes", concurrent.futures.Executor or dask Client
+
+    Yields
+    ------
+    ExecutorLike
+        What to pass to :func:`run_tasks` in the block: a :class:`WorkerPool` for a number or ``"processes"``, else
+        what was given.
+    """
+    n_workers = _worker_count(executor)
+    if n_workers is None or isinstance(executor, WorkerPool):
+        yield executor
+        return
+    pool = WorkerPool(n_workers)
+    try:
+        yield pool
+    except BaseException:
+        pool.terminate()
+        raise
+    pool.close()
 
 
 def run_tasks(
@@ -116,8 +176,12 @@ def run_tasks(
     run: _Run[K, R] = _Run(fn, dict(items), on_result)
     if executor is None:
         _run_here(run)
+    elif isinstance(executor, WorkerPool):
+        _run_in_processes(run, executor, retries)
     elif n_workers is not None:
-        _run_in_processes(run, n_workers, retries)
+        pool = WorkerPool(min(n_workers, max(len(run.items), 1)))
+        _run_in_processes(run, pool, retries)
+        pool.close()
     else:
         _run_on(run, executor)
     return {key: run.results[key] for key in run.items}
@@ -197,15 +261,17 @@ def _run_on(run: _Run[Any, Any], executor: Any) -> None:
         )
 
 
-def _run_in_processes(run: _Run[Any, Any], n_workers: int, retries: int) -> None:
+def _run_in_processes(run: _Run[Any, Any], pool: WorkerPool, retries: int) -> None:
     queue = deque(run.items)
     charges: Counter[Hashable] = Counter()
     while queue:
-        suspects = _in_fresh_pool(run, queue, min(n_workers, len(queue)))
+        suspects = _in_pool(run, queue, pool)
         while suspects:
             # With one worker and one task in flight there is no doubt about who broke the pool.
             alone = deque(suspects)
-            culprits = _in_fresh_pool(run, alone, 1)
+            single = WorkerPool(1)
+            culprits = _in_pool(run, alone, single)
+            single.close()
             for key in culprits:
                 charges[key] += 1
                 if charges[key] > retries:
@@ -217,18 +283,18 @@ def _run_in_processes(run: _Run[Any, Any], n_workers: int, retries: int) -> None
             suspects = [*culprits, *alone]
 
 
-def _in_fresh_pool(run: _Run[Any, Any], queue: deque[Any], n_workers: int) -> list[Any]:
-    """Work off ``queue`` in a new pool and return the tasks that were in flight if the pool broke."""
-    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+def _in_pool(run: _Run[Any, Any], queue: deque[Any], pool: WorkerPool) -> list[Any]:
+    """Work off ``queue`` in a pool and return the tasks that were in flight if it broke; then it begins anew."""
     try:
-        suspects = _drain(run, pool, queue, n_workers, {})
-        pool.shutdown(wait=True)
+        suspects = _drain(run, pool.processes(), queue, pool.n_workers, {})
     except WorkerError:
-        pool.shutdown(wait=True)
+        pool.close()
         raise
     except BaseException:
-        _terminate(pool)
+        pool.terminate()
         raise
+    if suspects:
+        pool.close()
     return suspects
 
 
@@ -359,6 +425,8 @@ def _worker_count(executor: object) -> int | None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(executor, int) and not isinstance(executor, bool) and executor >= 1:
         return executor
+    if isinstance(executor, WorkerPool):
+        return executor.n_workers
     if executor is None or isinstance(executor, Executor) or hasattr(executor, "get_executor"):
         return None
     raise InputError(

@@ -73,6 +73,31 @@ def test_it_goes_on_with_its_log(array: Path, tmp_path: Path, runner: CliRunner)
     }
 
 
+def test_a_search_that_goes_on_replaces_the_file_it_wrote_and_no_other(
+    array: Path, tmp_path: Path, runner: CliRunner
+) -> None:
+    options = [
+        array,
+        "--weight",
+        5,
+        "--algorithm",
+        "greedy",
+        "--resume",
+        tmp_path / "log",
+        "--out",
+        tmp_path / "found.safetensors",
+    ]
+    first = run(runner, *options, "--budget", 1)
+    more = run(runner, *options, "--budget", 20)
+    assert more["score"] < first["score"]
+    assert tnet.load(tmp_path / "found.safetensors").n_params == more["n_params"]
+    (tmp_path / "other.safetensors").write_text("mine")
+    options[-1] = tmp_path / "other.safetensors"
+    result = runner.invoke(app, ["search", *map(str, options), "--budget", "20"])
+    assert result.exit_code == 2
+    assert (tmp_path / "other.safetensors").read_text() == "mine"
+
+
 def test_the_report_is_shown_and_modes_are_split(array: Path, runner: CliRunner) -> None:
     done = runner.invoke(app, ["search", str(array), "--rtol", "0.5", "--reshape", "5,4,2,2", "--budget", "30"])
     assert done.exit_code == 0, done.output

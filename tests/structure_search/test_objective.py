@@ -71,6 +71,10 @@ def test_published_score():
         lambda: SizeAndError(1.0, negligible=1.0),
         lambda: FewestParams(0.0),
         lambda: FewestParams(1.0),
+        lambda: FewestParams(1e-170),  # its square is 0
+        lambda: SizeAndError(1.0, negligible="none"),  # type: ignore[arg-type]
+        lambda: LatencyAndError("1", lambda structure: 1.0),  # type: ignore[arg-type]
+        lambda: LatencyAndError(1.0, 5),  # type: ignore[arg-type]
         lambda: LeastError(0),
         lambda: LeastError(True),
         lambda: LeastError(1.5),  # type: ignore[arg-type]

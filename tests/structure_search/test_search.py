@@ -6,15 +6,18 @@ import itertools
 import json
 import math
 import time
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+import tnet
+from tnet import parallel
 from tnet.errors import BackendError, FormatError, InputError, WorkerError
 from tnet.structure_search.budget import Budget, Ending
 from tnet.structure_search.losses import DifferentiableLoss, WeightedError
-from tnet.structure_search.objective import SizeAndError
+from tnet.structure_search.objective import FewestParams, LatencyAndError, LeastError, SizeAndError
 from tnet.structure_search.proposals import Candidate
 from tnet.structure_search.search import search
 from tnet.structure_search.space import SearchSpace
@@ -91,11 +94,32 @@ def test_it_counts_caches_and_returns_the_best():
 
 
 def test_a_certificate_closes_the_gap():
-    proven = run(Fixed(([chain(2, 2)],), bound=10.0))
+    proven = run(Fixed(([chain(2, 2)],), bound=10.0), objective=FewestParams(0.5))
     assert (proven.gap, proven.ending) == (0.0, Ending.PROVEN)
     open_ = run(Fixed(([chain(2, 2)],), bound=0.1))
     assert open_.gap == pytest.approx(1 - 0.1 / open_.best.score)
     assert open_.ending is Ending.FINISHED
+
+
+def test_what_was_evaluated_is_certain_only_up_to_its_bound():
+    """The error by hand lies above what the singular values allow: a better solver may find less."""
+    found = run(Fixed(([chain(2, 2)],), bound=10.0))
+    (trial,) = found.trials
+    assert trial.bound < trial.rse
+    assert found.bound == GOAL.score(trial.structure, trial.bound)
+    assert found.ending is Ending.FINISHED
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_proven_is_not_beaten_by_the_whole_space(seed):
+    """Only one structure has 6 parameters; one sweep of truncations does not find its best cores."""
+    x = np.random.default_rng(seed).standard_normal((2, 2, 2))
+    found = search(x, max_params=6, rng=0)
+    least = min(
+        tnet.cp(x, 1, init="random", rng=k).error ** 2 for k in range(8)
+    )  # the only structure of 6 parameters
+    assert found.bound <= least + 1e-12
+    assert found.ending is not Ending.PROVEN or found.best.rse <= least * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +137,10 @@ def test_budgets_are_ceilings(budget, ending, evaluations):
     assert (found.ending, found.evaluations) == (ending, evaluations)
     at_once = run(Fixed((every,)), budget=Budget(evaluations=3))
     assert (at_once.ending, at_once.evaluations) == (Ending.EVALUATIONS, 3)
+    many = [chain(a, b) for a, b in itertools.product(range(1, 4), repeat=2)] * 10
+    cut_short = run(Fixed((many,)), budget=Budget(patience=4))
+    assert cut_short.ending is Ending.PATIENCE
+    assert cut_short.evaluations < len(many)
 
 
 def test_bounds_prune_only_where_the_algorithm_allows():
@@ -132,6 +160,55 @@ def test_a_trial_that_raises_costs_only_itself():
     assert (found.n_failed, found.evaluations) == (1, 3)
     with pytest.raises(WorkerError, match="always fails"):
         run(Fixed(([chain(2, 2)],)), solver=Hand(wrong=(chain(2, 2),)))
+
+
+@dataclass(frozen=True)
+class Careless(Hand):
+    """Answers wrongly wherever more than one bond is there."""
+
+    how: str = "nan"
+
+    def solve(self, x, loss, starts):
+        right = super().solve(x, loss, starts)
+        if all(len(one.structure.bonds) < 2 for one in right):
+            return right
+        changes = {
+            "nan": {"rse": math.nan}, "negative": {"rse": -1.0}, "coreless": {"cores": None},
+            "shapes": {"cores": (np.ones(3),)}, "other": {"structure": chain(3, 3)},
+        }  # fmt: skip
+        if self.how in changes:
+            return [replace(one, **changes[self.how]) for one in right]
+        return None if self.how == "nothing" else right[:-1]
+
+
+@pytest.mark.parametrize("how", ["nan", "negative", "coreless", "shapes", "other", "nothing", "few"])
+def test_an_answer_that_is_none_is_a_failed_trial(how):
+    found = run(Fixed(([chain(2, 2), chain(1, 2)], [chain(2, 1)])), solver=Careless(how=how))
+    assert [trial.status for trial in found.trials] == ["failed", "evaluated", "evaluated"]
+    assert math.isfinite(found.best.score)
+    assert found.trials[0].message
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "trees"])
+@pytest.mark.parametrize(
+    ("goal", "space"),
+    [
+        (FewestParams(1e-6), SearchSpace("ranks", 2, ((0, 1), (1, 2)))),
+        (FewestParams(1e-6), SearchSpace("ranks", 2, ((0, 2),))),
+        (FewestParams(1e-6), SearchSpace("trees", 1)),
+        (LeastError(3), SearchSpace("free", 2)),
+        (LeastError(30), SearchSpace("free", 3, max_width=1.0, fixed=((0, 1, 2),))),
+    ],
+)
+def test_where_nothing_does_the_best_there_is_comes_back(algorithm, goal, space):
+    found = search(X, objective=goal, algorithm=algorithm, space=space, rng=0)
+    assert space.allows(found.best.structure)
+    assert found.feasible == (found.best.score < 1)
+
+
+def test_an_algorithm_that_asks_for_nothing_gets_the_smallest_structure():
+    found = run(Fixed(()), space=SearchSpace("free", 3, fixed=((0, 2, 2),)))
+    assert [trial.structure for trial in found.trials] == [Structure(SHAPE, ((0, 2, 2),))]
 
 
 def test_a_trial_that_never_ends_fails_in_time():
@@ -158,6 +235,21 @@ def test_it_resumes_as_if_it_had_never_ended(tmp_path):
     assert np.array_equal(again.best.network.to_dense(), whole.best.network.to_dense())
     lines = (tmp_path / "log" / "trials.jsonl").read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == list(range(len(whole.trials)))
+
+
+def test_two_searches_at_once_do_not_mix_their_logs(tmp_path):
+    every = tuple([chain(a, b)] for a, b in itertools.product((1, 2, 3), repeat=2))
+    folder = tmp_path / "log"
+
+    def other(trial, best):
+        if trial.number == 2:
+            run(Fixed(every), resume=folder, budget=Budget(evaluations=5))
+
+    with pytest.raises(InputError, match="at the same time"):
+        run(Fixed(every), resume=folder, callback=other)
+    log = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in log] == list(range(5))
+    assert run(Fixed(every), resume=folder).evaluations == len(every)
 
 
 def test_cores_that_are_damaged_are_made_again(tmp_path):
@@ -267,6 +359,11 @@ def test_workers_change_nothing():
         ({"algorithm": 7}, InputError),
         ({"solver": "als"}, InputError),
         ({"budget": 5}, InputError),
+        ({"budget": Budget}, InputError),
+        ({"space": SearchSpace}, InputError),
+        ({"objective": SizeAndError}, InputError),
+        ({"callback": 5}, InputError),
+        ({"resume": 5}, InputError),
         ({"loss": "rse"}, InputError),
         ({"mask": np.zeros((3, 3), dtype=bool)}, InputError),
         ({"loss": WeightedError(np.full((3, 3), np.nan), 1)}, InputError),
@@ -280,6 +377,14 @@ def test_bad_input_is_refused(options, error):
         search(given.pop("x"), **given)
 
 
+def test_numbers_of_numpy_are_numbers():
+    budget = Budget(evaluations=np.int64(3), seconds=np.float32(9), patience=np.int32(2))  # type: ignore[arg-type]
+    assert budget == Budget(evaluations=3, seconds=9.0, patience=2)
+    found = run(Fixed(([chain(1, 1)],)), objective=None, max_params=np.int64(9))
+    assert found.best.score == run(Fixed(([chain(1, 1)],)), objective=None, max_params=9).best.score
+    assert run(Fixed(([chain(1, 1)],)), objective=None, rtol=np.float32(0.5)).feasible is False
+
+
 @pytest.mark.parametrize(
     "options",
     [{"evaluations": 0}, {"patience": 0}, {"seconds": 0}, {"trial_seconds": math.nan}, {"evaluations": 1.5}],
@@ -287,3 +392,58 @@ def test_bad_input_is_refused(options, error):
 def test_budgets_of_zero_are_refused(options):
     with pytest.raises(InputError):
         Budget(**options)
+
+
+def test_trial_seconds_in_a_thread_are_refused_not_ignored():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(WorkerError, match=r"trial_seconds=0\.1 is kept by a signal"):
+        run(Fixed(([chain(2, 2)],)), executor=pool, budget=Budget(trial_seconds=0.1))
+
+
+def test_workers_are_started_once(monkeypatch):
+    made = []
+
+    def counted(*args, **options):
+        made.append(args)
+        return ProcessPoolExecutor(*args, **options)
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", counted)
+    found = run(Fixed(([chain(2, 2)], [chain(1, 2)], [chain(2, 1)])), executor=1)
+    assert found.evaluations == 3
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.array([[1.0, 0.5], [0.0, 1.0]]), "not Hermitian"),
+        (-np.eye(2), "negative eigenvalues"),
+        (np.array([[1.0, 1j], [-1j, 1.0]]), "complex and x is real"),
+    ],
+)
+def test_weights_that_are_no_second_moments_are_refused(weight, message):
+    x = np.random.default_rng(0).standard_normal((3, 4, 2))
+    with pytest.raises(InputError, match=message):
+        search(x, rtol=0.1, loss=WeightedError(weight, 1), rng=0)
+
+
+def test_a_loss_leaves_the_gradients_of_others_alone():
+    torch = pytest.importorskip("torch")
+    x = torch.randn(3, 4, dtype=torch.float64)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    loss = DifferentiableLoss(lambda y: scale * torch.sum((y - x) ** 2))
+    search(x, max_params=20, loss=loss, rng=0, budget=Budget(evaluations=2))
+    assert scale.grad is None
+
+
+def test_seconds_that_are_none_are_refused():
+    with pytest.raises(InputError, match="must return a number of seconds"):
+        search(X, objective=LatencyAndError(1.0, lambda structure: math.nan), rng=0)
+
+
+def test_internal_cores_that_are_not_used_do_not_count_in_the_certificate():
+    x = np.random.default_rng(3).standard_normal((3, 4, 2))
+    found = search(x, objective=SizeAndError(5.0), space=SearchSpace(max_rank=1, n_internal=1), rng=0)
+    (trial,) = found.trials
+    assert trial.bound < trial.rse
+    assert found.bound == pytest.approx(9 / 24 + 5.0 * trial.bound)
+    assert found.ending is Ending.FINISHED

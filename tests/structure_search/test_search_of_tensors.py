@@ -47,6 +47,15 @@ def test_a_planted_ring_is_found_in_every_library(library, dtype):
     assert np.linalg.norm(to_numpy(network.to_dense()) - to_numpy(x)) <= 1.01e-3 * np.linalg.norm(to_numpy(x))
 
 
+@pytest.mark.parametrize("name", ["auto", "svdinstn"])
+def test_no_gradients_are_recorded(name):
+    torch = pytest.importorskip("torch")
+    x = torch.asarray(planted(Structure((4, 4, 4), ((0, 1, 2), (1, 2, 2))))).requires_grad_()
+    found = tnet.search(x, rtol=0.1, space=SearchSpace(max_rank=2), algorithm=name, rng=0)
+    assert not any(core.requires_grad for core in found.best.network.tensors)
+    assert x.requires_grad
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_has_a_name(name):
     chain = Structure((4, 4, 4), ((0, 1, 2), (1, 2, 2)))

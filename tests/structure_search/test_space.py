@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -77,6 +78,18 @@ def test_places_and_constraints_by_hand():
     [
         (lambda: SearchSpace("graph"), InputError),
         (lambda: SearchSpace(max_rank=0), RankError),
+        (lambda: SearchSpace(max_rank=2.5), RankError),  # type: ignore[arg-type]
+        (lambda: SearchSpace(max_rank="8"), RankError),  # type: ignore[arg-type]
+        (lambda: SearchSpace(max_degree=0), InputError),
+        (lambda: SearchSpace(n_internal=-1), InputError),
+        (lambda: SearchSpace(n_internal=1.5), InputError),  # type: ignore[arg-type]
+        (lambda: SearchSpace(max_width=math.nan), InputError),
+        (lambda: SearchSpace(fixed=(0, 1, 2)), InputError),  # type: ignore[arg-type]
+        (lambda: SearchSpace(fixed=((0, 1, 2), (0, 1, 3))), InputError),
+        (lambda: SearchSpace("ranks", template=((0, 1), (0, 1))), InputError),
+        (lambda: SearchSpace(reshapes=(6, 6)), InputError),  # type: ignore[arg-type]
+        (lambda: SearchSpace(reshapes=((-4, -15),)), InputError),
+        (lambda: SearchSpace(reshapes=((60,),)), InputError),
         (lambda: SearchSpace("ranks"), InputError),
         (lambda: SearchSpace("free", template=((0, 1),)), InputError),
         (lambda: SearchSpace("ranks", template=((0, 1),), n_internal=1), InputError),
@@ -85,6 +98,7 @@ def test_places_and_constraints_by_hand():
         (lambda: SearchSpace().check((5,)), InputError),
         (lambda: SearchSpace("ranks", template=((0, 9),)).check(SHAPE), InputError),
         (lambda: SearchSpace(fixed=((0, 9, 2),)).check(SHAPE), InputError),
+        (lambda: SearchSpace(fixed=((0, 3, 2),), reshapes=((12, 15),)).check(SHAPE), InputError),
         (lambda: SearchSpace("ranks", template=((0, 1),), fixed=((1, 2, 2),)).check(SHAPE), InputError),
         (lambda: SearchSpace(reshapes=((7, 7),)).check(SHAPE), InputError),
         (lambda: SearchSpace("ranks", template=((0, 1),), reshapes=((12, 15),)).check(SHAPE), InputError),
@@ -96,6 +110,12 @@ def test_places_and_constraints_by_hand():
 def test_impossible_spaces_are_refused(make, error):
     with pytest.raises(error):
         make()
+
+
+def test_lists_become_tuples_so_that_equal_spaces_are_equal():
+    lists = SearchSpace("ranks", template=[[0, 1], [1, 2]], fixed=[(0, 1, np.int64(2))])  # type: ignore[arg-type]
+    assert lists == SearchSpace("ranks", template=((0, 1), (1, 2)), fixed=((0, 1, 2),))
+    assert hash(lists)
 
 
 def test_structures_keep_their_shape_when_modes_change_places():

@@ -46,7 +46,8 @@ def search(
     given = [name for name, value in goals.items() if value is not None]
     if len(given) != 1:
         raise InputError(f"--rtol, --max-params and --weight: give exactly one of them, not {given or 'none'}.")
-    if out is not None:
+    mark = None if resume is None else resume / ".out"  # the file that this very search wrote when it last ended
+    if out is not None and not (mark is not None and mark.exists() and mark.read_text() == str(out.absolute())):
         check_new(out, "--out")
     from tnet.io import read_array, save
     from tnet.structure_search import Budget, SizeAndError
@@ -69,6 +70,8 @@ def search(
         )
     if out is not None:
         save(result.best.network, out)
+        if mark is not None:
+            mark.write_text(str(out.absolute()))
     if as_json:
         print_json({"command": "search", "file": str(file), "out": None if out is None else str(out)} | _told(result))
     else:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from tnet.errors import InputError
 
 __all__ = ["Budget", "Ending"]
@@ -20,7 +22,8 @@ class Budget:
     evaluations : int or None
         Structures that are evaluated, those answered from memory included.
     seconds : float or None
-        Wall seconds; what has begun is finished.
+        Wall seconds. An evaluation under way is given up, unless it is the first, or runs in a worker or beside the
+        main thread: then it is finished.
     patience : int or None
         Evaluations in a row that brought nothing better.
     trial_seconds : float or None
@@ -34,6 +37,9 @@ class Budget:
     trial_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("evaluations", "patience", "seconds", "trial_seconds"):
+            if isinstance(getattr(self, name), np.number):
+                object.__setattr__(self, name, getattr(self, name).item())
         for name in ("evaluations", "patience"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

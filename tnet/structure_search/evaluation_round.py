@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +18,9 @@ from tnet.structure_search.losses import Loss, MaskedError, SquaredError
 from tnet.structure_search.proposals import Solver, Start
 from tnet.structure_search.trials import Evaluation
 
-__all__ = ["evaluate"]
+__all__ = ["SecondsOver", "alarm", "can_interrupt", "evaluate"]
 
-_GROUP = 8  # structures of one task, whatever the number of workers: so results do not depend on it
+_GROUP = 2  # structures of one task, whatever the number of workers: so results do not depend on it
 
 
 def evaluate(
@@ -70,7 +71,7 @@ def solve_group(
         return [next(answers[start.structure.shape]) for start in starts]
     try:
         with limited(trial_seconds):
-            found = solver.solve(*_reshaped(x, loss, shapes[0]), starts)
+            found = _checked(solver.solve(*_reshaped(x, loss, shapes[0]), starts), starts)
     except BackendError:
         raise  # what is asked cannot be done at all
     except Exception as error:  # the loss may be the user's: whatever it raises costs one trial, not the search
@@ -82,6 +83,20 @@ def solve_group(
         return [evaluation for start in starts for evaluation in solve_group(x, loss, solver, [start], trial_seconds)]
     taken = (time.process_time() - began) / max(len(starts), 1)
     return [e if e.seconds else dataclasses.replace(e, seconds=taken) for e in found]
+
+
+def _checked(found: Sequence[Evaluation], starts: Sequence[Start]) -> Sequence[Evaluation]:
+    """Return what a solver found; raise ValueError where it is no answer to what it was asked."""
+    if len(found) != len(starts):
+        raise ValueError(f"the solver gave {len(found)} evaluations for {len(starts)} structures")
+    for start, one in zip(starts, found, strict=True):
+        if one.structure != start.structure or not one.rse >= 0:
+            raise ValueError(f"the solver gave {one.structure!r} with rse={one.rse} for {start.structure!r}")
+        if math.isfinite(one.rse):
+            shapes = None if one.cores is None else tuple(tuple(core.shape) for core in one.cores)
+            if shapes != one.structure.core_shapes:
+                raise ValueError(f"the solver gave cores of shapes {shapes} for {one.structure.core_shapes}")
+    return found
 
 
 def _reshaped(x: Array, loss: Loss, shape: tuple[int, ...]) -> tuple[Array, Loss]:
@@ -98,19 +113,36 @@ def _reshaped(x: Array, loss: Loss, shape: tuple[int, ...]) -> tuple[Array, Loss
     return xp.reshape(x, shape), loss
 
 
+class SecondsOver(BaseException):
+    """The seconds of a search ended within an evaluation; no :class:`Exception`, so that no trial takes the blame."""
+
+
 @contextmanager
-def limited(seconds: float | None) -> Iterator[None]:
-    """Raise TimeoutError in the block after so many wall seconds, where the system can interrupt it."""
-    if (
-        seconds is None
-        or not hasattr(signal, "setitimer")
-        or threading.current_thread() is not threading.main_thread()
-    ):
+def limited(seconds: float | None) -> Generator[None]:
+    """Raise TimeoutError in the block after so many wall seconds; BackendError where no signal can."""
+    if seconds is None:
         yield
         return
+    if not can_interrupt():
+        raise BackendError(
+            f"trial_seconds={seconds:g} is kept by a signal, which reaches only the main thread of a process, not "
+            "one on Windows: use executor=None or processes, or leave trial_seconds out."
+        )
+    with alarm(seconds, TimeoutError(f"the evaluation took longer than trial_seconds={seconds:g}")):
+        yield
+
+
+def can_interrupt() -> bool:
+    """Return whether a signal can interrupt what this thread is at."""
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def alarm(seconds: float, error: BaseException) -> Generator[None]:
+    """Raise an error in the block after so many wall seconds."""
 
     def ring(number: int, frame: Any) -> None:
-        raise TimeoutError(f"the evaluation took longer than trial_seconds={seconds:g}")
+        raise error
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)

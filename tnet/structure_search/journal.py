@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tnet.arrays import Array, from_numpy_like, to_numpy
-from tnet.errors import FormatError
+from tnet.errors import FormatError, InputError
 from tnet.io import open_checkpoint
 from tnet.structure_search.structure import Structure
 from tnet.structure_search.trials import Evaluation, Trial
@@ -46,6 +46,7 @@ class Journal:
     def __init__(self, directory: str | os.PathLike[str], question: dict[str, Any]) -> None:
         self._folder = open_checkpoint(directory, {"search": _VERSION, **question})
         self._log = self._folder.directory / _LOG
+        self._size = 0  # bytes of the log, as far as this search knows
         self.trials = self._read()
 
     def seed(self, fresh: int) -> int:
@@ -65,11 +66,17 @@ class Journal:
             "start_errors": [] if evaluation is None else list(evaluation.start_errors),
             "has_cores": cores is not None,
         }
-        line = json.dumps(_finite(content)) + "\n"
+        line = (json.dumps(_finite(content)) + "\n").encode()
         with open(self._log, "ab") as file:
-            file.write(line.encode())
+            if file.tell() != self._size:
+                raise InputError(
+                    f"{self._log}: another search writes to this log at the same time; let it end, or give this one "
+                    "a folder of its own."
+                )
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        self._size += len(line)
 
     def keep_cores(self, trial: Trial, cores: Sequence[Array]) -> None:
         """Write the cores of a trial."""
@@ -91,6 +98,7 @@ class Journal:
         if len(whole) < len(raw):  # killed while it wrote a line
             with open(self._log, "r+b") as file:
                 file.truncate(len(whole))
+        self._size = len(whole)
         trials = []
         for number, line in enumerate(whole.splitlines()):
             try:

@@ -18,7 +18,7 @@ class Memo:
 
     def __init__(self) -> None:
         self._known: dict[Structure, Evaluation] = {}
-        self._ranks: dict[tuple[tuple[int, ...], int], tuple[list[Structure], list[np.ndarray]]] = {}
+        self._alike: dict[tuple[tuple[int, ...], int], _Alike] = {}
 
     def get(self, structure: Structure) -> Evaluation | None:
         """Return what is known of a structure, however its internal cores are numbered."""
@@ -32,9 +32,7 @@ class Memo:
             return
         self._known[structure] = evaluation
         if known is None:
-            structures, ranks = self._ranks.setdefault((structure.shape, structure.n_internal), ([], []))
-            structures.append(structure)
-            ranks.append(structure.ranks)
+            self._alike.setdefault((structure.shape, structure.n_internal), _Alike()).add(structure)
 
     def cores(self, structure: Structure) -> tuple[Array, ...] | None:
         """Return the best cores known of a structure, its internal cores numbered as it has them."""
@@ -49,13 +47,35 @@ class Memo:
 
         Among equals, the one with the least error.
         """
-        structures, ranks = self._ranks.get((structure.shape, structure.n_internal), ([], []))
-        if not structures:
+        alike = self._alike.get((structure.shape, structure.n_internal))
+        if alike is None:
             return None
-        distances = np.abs(np.array(ranks) - structure.ranks).sum(axis=(1, 2)) // 2
+        distances = alike.distances(structure)
         for distance in range(int(distances.min()), _NEAR + 1):
-            near = [self._known[structures[k]] for k in np.flatnonzero(distances == distance)]
+            near = [self._known[alike.structures[k]] for k in np.flatnonzero(distances == distance)]
             with_cores = [evaluation for evaluation in near if evaluation.cores is not None]
             if with_cores:
                 return min(with_cores, key=lambda evaluation: evaluation.rse)
         return None
+
+
+class _Alike:
+    """Structures of as many modes and internal cores: their ranks as one array that grows by doubling."""
+
+    def __init__(self) -> None:
+        self.structures: list[Structure] = []
+        self._ranks = np.zeros((0, 0, 0), dtype=int)
+
+    def add(self, structure: Structure) -> None:
+        """Keep one more."""
+        n = len(self.structures)
+        if n == len(self._ranks):
+            larger = np.zeros((max(16, 2 * n), *structure.ranks.shape), dtype=int)
+            larger[:n] = self._ranks[:n] if n else 0
+            self._ranks = larger
+        self._ranks[n] = structure.ranks
+        self.structures.append(structure)
+
+    def distances(self, structure: Structure) -> np.ndarray:
+        """Return the changes of rank, summed over bonds, to each of them."""
+        return np.abs(self._ranks[: len(self.structures)] - structure.ranks).sum(axis=(1, 2)) // 2

@@ -15,6 +15,8 @@ __all__ = ["INFEASIBLE", "FewestParams", "LatencyAndError", "LeastError", "Objec
 INFEASIBLE = 1e6
 """Scores above this belong to structures that miss what is asked; among them the nearer one is better."""
 
+_LEAST_RTOL = 1e-100  # its square is still far from the smallest number
+
 
 class Objective(Protocol):
     """A score, the lower the better, that never falls when the error grows.
@@ -65,7 +67,7 @@ class SizeAndError:
             raise InputError(f"weight={self.weight!r}: give the positive number that multiplies the error.")
         if self.size not in ("ratio", "log"):
             raise InputError(f"size={self.size!r}: choose 'ratio' or 'log'.")
-        if not 0 <= self.negligible < 1:
+        if not (isinstance(self.negligible, (int, float)) and 0 <= self.negligible < 1):
             raise InputError(f"negligible={self.negligible!r}: give a squared relative error in [0, 1).")
 
     def score(self, structure: Structure, rse: float) -> float:
@@ -94,14 +96,16 @@ class FewestParams:
     Parameters
     ----------
     rtol : float
-        Relative Frobenius error in (0, 1).
+        Relative Frobenius error, at least 1e-100 and below 1.
     """
 
     rtol: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.rtol, (int, float)) and 0 < self.rtol < 1):
-            raise InputError(f"rtol={self.rtol!r}: give a relative Frobenius error in (0, 1), for example 1e-2.")
+        if not (isinstance(self.rtol, (int, float)) and _LEAST_RTOL <= self.rtol < 1):
+            raise InputError(
+                f"rtol={self.rtol!r}: give a relative Frobenius error from {_LEAST_RTOL:g} to 1, for example 1e-2."
+            )
 
     def score(self, structure: Structure, rse: float) -> float:
         """Return parameters over entries; above 1e6 where the error is too large."""
@@ -164,16 +168,24 @@ class LatencyAndError:
     seconds: Callable[[Structure], float]
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and self.weight > 0):
+        if not (isinstance(self.weight, (int, float)) and math.isfinite(self.weight) and self.weight > 0):
             raise InputError(f"weight={self.weight!r}: give the positive number that multiplies the error.")
+        if not callable(self.seconds):
+            raise InputError(f"seconds={self.seconds!r}: give a function of a structure, such as LayerLatency().")
 
     def score(self, structure: Structure, rse: float) -> float:
         """Return seconds + weight * rse."""
-        return self.seconds(structure) + self.weight * rse
+        return self._checked_seconds(structure) + self.weight * rse
+
+    def _checked_seconds(self, structure: Structure) -> float:
+        seconds = self.seconds(structure)
+        if not (isinstance(seconds, (int, float)) and 0 <= seconds < math.inf):
+            raise InputError(f"seconds({structure!r}) gave {seconds!r}: it must return a number of seconds.")
+        return float(seconds)
 
     def error_to_beat(self, structure: Structure, score: float) -> float:
         """Return (score - seconds) / weight."""
-        return (score - self.seconds(structure)) / self.weight
+        return (score - self._checked_seconds(structure)) / self.weight
 
     def enough(self) -> float:
         """Return 0."""

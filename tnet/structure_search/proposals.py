@@ -23,6 +23,10 @@ def _none_known(structure: Structure) -> tuple[Array, ...] | None:
     return None
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What is searched for.
@@ -42,6 +46,9 @@ class Problem:
     cores : callable
         ``cores(structure)``: the best cores found so far for this very structure, in its core shapes, or None. The
         search answers it from its memo; trials carry no cores, so that keeping them keeps no arrays.
+    expired : callable
+        ``expired()``: whether the seconds of the search are over. An algorithm that thinks for long between two
+        questions looks at it, and asks for the best that it has.
     """
 
     x: Array
@@ -51,6 +58,7 @@ class Problem:
     bound: Callable[[Sequence[Structure]], np.ndarray]
     spectra: object | None = None
     cores: Callable[[Structure], tuple[Array, ...] | None] = _none_known
+    expired: Callable[[], bool] = _never
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,8 +108,8 @@ class Start:
     target : float
         Squared relative error at which it may stop: a smaller one gains nothing.
     beat : float
-        Squared relative error below which the structure would be the best so far: more starts are worth it while the
-        best of them is above. Negative where no error would do.
+        Squared relative error below which the structure would be the best so far: starts whose pace or scatter
+        does not promise as much may be saved. Negative where no error would do.
     warm : tuple of array, or None
         Cores of this very structure to begin one start with.
     n_starts : int or None

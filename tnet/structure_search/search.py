@@ -8,17 +8,20 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from tnet.arrays import Array, as_array, resolve_rng
+from tnet.arrays import Array, array_namespace, as_array, is_torch, resolve_rng
+from tnet.decompositions.preparation import checked_input
 from tnet.errors import InputError, WorkerError
-from tnet.parallel import ExecutorLike
+from tnet.parallel import ExecutorLike, held_workers
 from tnet.structure_search.budget import Budget, Ending
 from tnet.structure_search.evaluate.targets import prepared_data
-from tnet.structure_search.evaluation_round import evaluate
+from tnet.structure_search.evaluation_round import SecondsOver, alarm, can_interrupt, evaluate
 from tnet.structure_search.journal import Journal, described
 from tnet.structure_search.losses import DifferentiableLoss, Loss, MaskedError, SquaredError, WeightedError
 from tnet.structure_search.memo import Memo
@@ -40,8 +43,9 @@ _NEEDED = {
     "solver": (("solve",), "a solver such as ALS()"),
     "budget": (("evaluations", "seconds", "patience"), "a Budget"),
 }
-_PIECE = 64  # structures evaluated between two looks at the budget and the log
-_PIECE_BY_CLOCK = 8  # the same where seconds are counted
+_PIECE = 64  # structures evaluated between two looks at the budget and the log, at most
+_SHARE_OF_CLOCK = 1 / 32  # of the seconds allowed, that a piece may take
+_CERTAIN = 1e-9  # distance of bound and score, relative to it, that rounding explains
 
 
 def search(
@@ -66,7 +70,8 @@ def search(
     Parameters
     ----------
     x : array
-        At least two modes; real or complex floating point; finite, where it was observed; not all zero.
+        At least two modes; real or complex floating point; finite, where it was observed; not all zero. Gradients are
+        not recorded.
     rtol : float, optional
         Ask for the fewest parameters at this relative error.
     max_params : int, optional
@@ -125,9 +130,9 @@ def search(
     (32, ((0, 1, 2), (1, 2, 2)))
     """
     started = time.perf_counter()
-    x = as_array(x)
-    if x.ndim < 2 or 0 in x.shape:
-        raise InputError(f"x has shape {tuple(x.shape)}: a structure has at least two modes, each with entries.")
+    x = checked_input(x)
+    if x.ndim < 2:
+        raise InputError(f"x has shape {tuple(x.shape)}: a structure has at least two modes.")
     chosen_loss = _loss_of(mask, loss)
     prepared_data(x, chosen_loss)  # what no solver can use is refused before the search
     goal = _goal_of(rtol, max_params, objective)
@@ -135,6 +140,10 @@ def search(
     method = _algorithm_of(algorithm)
     inner = _default_solver() if solver is None else solver
     ceilings = Budget() if budget is None else budget
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback={callback!r}: give a function of a trial and the best score, or None.")
+    if resume is not None and not isinstance(resume, (str, os.PathLike)):
+        raise InputError(f"resume={resume!r}: give the path of a folder, or None.")
     _check_kinds(space=where, objective=goal, algorithm=method, solver=inner, budget=ceilings)
     where.check(x.shape)
     _, seed = resolve_rng(rng)
@@ -171,14 +180,30 @@ class _Run:
     best: tuple[float, Evaluation] | None = None
     last_gain: int = 0
     counted: int = 0
+    workers: ExecutorLike = None
+    pace: float = math.inf  # seconds of a structure in the last piece
 
     def all_of(self, algorithm: Algorithm) -> SearchResult:
         """Carry the dialogue to its end."""
         cpu = time.process_time()
-        spectra = self._spectra()
+        n_logged = 0 if self.journal is None else len(self.journal.trials)
+        with held_workers(self.executor) as workers:
+            self.workers = workers
+            ending, bound = self._dialogue(algorithm)
+        seconds = time.process_time() - cpu
+        if not (self.executor is None or isinstance(self.executor, ThreadPoolExecutor)):
+            seconds += sum(trial.seconds for trial in self.trials[n_logged:])  # of other processes
+        return self._result(ending, bound, seconds)
+
+    def _dialogue(self, algorithm: Algorithm) -> tuple[Ending, float | None]:
+        """Ask and tell until either side ends; return why, and the algorithm's bound of what it did not ask for."""
+        spectra = _SpectraByShape(self.x, self.space) if isinstance(self.loss, SquaredError) else None
         problem = Problem(
-            self.x, self.loss, self.objective, self.space, self._bounds_by(spectra), spectra, self.memo.cores
-        )
+            self.x, self.loss, self.objective, self.space,
+            _no_bounds if spectra is None else spectra.bounds,
+            None if spectra is None else spectra.of(tuple(self.x.shape)),
+            self.memo.cores, lambda: self._spent() is Ending.SECONDS,
+        )  # fmt: skip
         dialogue = algorithm.propose(problem, np.random.default_rng(self.seed))
         may_prune = bool(getattr(algorithm, "prunes", False))
         ending, bound = Ending.FINISHED, None
@@ -186,54 +211,48 @@ class _Run:
             asked = next(dialogue)
             while True:
                 answers = self._answers(asked, problem, may_prune)
-                ending = self._spent(len(answers) < len(asked))
+                ending = self._spent()
                 if ending is not Ending.FINISHED:
                     break
                 asked = dialogue.send(answers)
         except StopIteration as end:
             bound = end.value
+            if not self.trials:  # nothing came near what is asked: the smallest structure tells how far it is
+                self._answers([self.space.smallest(problem.shape)], problem, False)
+        except SecondsOver:
+            ending = Ending.SECONDS
         except KeyboardInterrupt:
             ending = Ending.INTERRUPTED
             if self.best is None:
                 raise
         finally:
             dialogue.close()
-        return self._result(ending, bound, time.process_time() - cpu)
-
-    def _spectra(self) -> Any:
-        if not isinstance(self.loss, SquaredError):
-            return None
-        from tnet.structure_search.spectra import cut_spectra
-
-        return cut_spectra(self.x)
-
-    def _bounds_by(self, spectra: Any) -> Callable[[Sequence[Structure]], np.ndarray]:
-        shape = tuple(self.x.shape)
-
-        def bound(structures: Sequence[Structure]) -> np.ndarray:
-            found = np.zeros(len(structures))
-            own = [k for k, structure in enumerate(structures) if structure.shape == shape]
-            if spectra is not None and own:
-                from tnet.structure_search.bounds import lower_bounds
-
-                found[own] = lower_bounds(spectra, [structures[k] for k in own])
-            return found
-
-        return bound
+        return ending, bound
 
     def _answers(self, asked: Sequence[Structure | Candidate], problem: Problem, may_prune: bool) -> list[Trial]:
         """Return a trial for each question, fewer where the budget ends before."""
         structures = [question.structure if isinstance(question, Candidate) else question for question in asked]
         bounds = problem.bound(structures)
         answers: list[Trial] = []
-        size = _PIECE if self.budget.seconds is None else _PIECE_BY_CLOCK
-        for begin in range(0, len(asked), size):
-            piece = slice(begin, begin + size)
+        while len(answers) < len(asked):
+            piece = slice(len(answers), len(answers) + self._piece())
             room = None if self.budget.evaluations is None else self.budget.evaluations - self.counted
+            began = time.perf_counter()
             answers += self._answers_of_piece(asked[piece], structures[piece], bounds[piece], may_prune, room)
-            if self._spent(False) is not Ending.FINISHED:
+            self.pace = (time.perf_counter() - began) / max(1, piece.stop - piece.start)
+            if self._spent() is not Ending.FINISHED:
                 break
         return answers
+
+    def _piece(self) -> int:
+        """Return how many structures to evaluate before the next look at the budget."""
+        budget, size = self.budget, _PIECE
+        if budget.patience is not None:
+            size = min(size, budget.patience - (self.counted - self.last_gain))
+        if budget.seconds is not None:
+            allowed = _SHARE_OF_CLOCK * budget.seconds
+            size = min(size, int(allowed / max(self.pace, 1e-9)))
+        return max(1, size)
 
     def _answers_of_piece(
         self,
@@ -310,10 +329,16 @@ class _Run:
     def _evaluated(self, starts: list[Start]) -> list[Evaluation]:
         if not starts:
             return []
-        return evaluate(
-            self.x, self.loss, self.solver, starts,
-            executor=self.executor, trial_seconds=self.budget.trial_seconds,
-        )  # fmt: skip
+        budget = self.budget
+        may_stop = self.best is not None and self.executor is None and budget.trial_seconds is None
+        left = math.inf if budget.seconds is None else budget.seconds - (time.perf_counter() - self.started)
+        stopped = nullcontext()
+        if may_stop and left < math.inf and can_interrupt():
+            stopped = alarm(max(left, 1e-6), SecondsOver())
+        with stopped:
+            return evaluate(
+                self.x, self.loss, self.solver, starts, executor=self.workers, trial_seconds=budget.trial_seconds
+            )
 
     def _tell(
         self, what: str, structure: Structure, plain: Structure, bound: float, found: dict[Structure, Evaluation]
@@ -358,10 +383,10 @@ class _Run:
             self.callback(trial, math.inf if self.best is None else self.best[0])
         return trial
 
-    def _spent(self, cut_short: bool) -> Ending:
+    def _spent(self) -> Ending:
         """Return why the search must end now; FINISHED where it need not."""
         budget = self.budget
-        if cut_short or (budget.evaluations is not None and self.counted >= budget.evaluations):
+        if budget.evaluations is not None and self.counted >= budget.evaluations:
             spent = Ending.EVALUATIONS
         elif budget.seconds is not None and time.perf_counter() - self.started >= budget.seconds:
             spent = Ending.SECONDS
@@ -382,8 +407,11 @@ class _Run:
         assert evaluation.cores is not None
         network = evaluation.structure.to_network(evaluation.cores)
         if bound is not None:
-            bound = min(bound, score)
-            if ending is Ending.FINISHED and bound >= score:
+            # What was evaluated may still be better than its evaluation says: solvers can get stuck.
+            bound = min(
+                [bound, score, *(self.objective.score(t.structure.canonical(), t.bound) for t in self.trials)]
+            )
+            if ending is Ending.FINISHED and bound >= score - _CERTAIN * abs(score):
                 ending = Ending.PROVEN
         return SearchResult(
             Solution(evaluation.structure, network, evaluation.rse, score),
@@ -392,9 +420,39 @@ class _Run:
             bound,
             ending,
             time.perf_counter() - self.started,
-            cpu + (0.0 if self.executor is None else sum(trial.seconds for trial in self.trials)),
+            cpu,
             self.seed,
         )
+
+
+class _SpectraByShape:
+    """Singular values of all cuts, for the shape of the tensor and those that the space names besides."""
+
+    def __init__(self, x: Array, space: SearchSpace) -> None:
+        self._x, self._shapes = x, {tuple(x.shape), *space.reshapes}
+        self._known: dict[tuple[int, ...], Any] = {}
+
+    def of(self, shape: tuple[int, ...]) -> Any:
+        """Return the spectra of the tensor in a shape."""
+        from tnet.structure_search.spectra import cut_spectra
+
+        if shape not in self._known:
+            self._known[shape] = cut_spectra(array_namespace(self._x).reshape(self._x, shape))
+        return self._known[shape]
+
+    def bounds(self, structures: Sequence[Structure]) -> np.ndarray:
+        """Return a lower bound of the squared relative error of each structure."""
+        from tnet.structure_search.bounds import lower_bounds
+
+        found = np.zeros(len(structures))
+        for shape in {structure.shape for structure in structures} & self._shapes:
+            own = [k for k, structure in enumerate(structures) if structure.shape == shape]
+            found[own] = lower_bounds(self.of(shape), [structures[k] for k in own])
+        return found
+
+
+def _no_bounds(structures: Sequence[Structure]) -> np.ndarray:
+    return np.zeros(len(structures))
 
 
 def _loss_of(mask: Array | None, loss: Loss | None) -> Loss:
@@ -405,7 +463,8 @@ def _loss_of(mask: Array | None, loss: Loss | None) -> Loss:
     if isinstance(loss, MaskedError):
         return MaskedError(as_array(loss.mask, "mask"))
     if isinstance(loss, WeightedError):
-        return WeightedError(as_array(loss.weight, "weight"), loss.n_columns)
+        weight = as_array(loss.weight, "weight")
+        return WeightedError(weight.detach() if is_torch(weight) else weight, loss.n_columns)
     if loss is None:
         return SquaredError()
     if not isinstance(loss, (SquaredError, DifferentiableLoss)):
@@ -422,9 +481,9 @@ def _goal_of(rtol: float | None, max_params: int | None, objective: Objective | 
     if len(given) != 1:
         raise InputError(f"rtol=, max_params= and objective=: give exactly one of them, not {given or 'none'}.")
     if rtol is not None:
-        return FewestParams(rtol)
+        return FewestParams(float(rtol) if isinstance(rtol, np.floating) else rtol)
     if max_params is not None:
-        return LeastError(max_params)
+        return LeastError(int(max_params) if isinstance(max_params, np.integer) else max_params)
     assert objective is not None
     return objective
 
@@ -433,7 +492,7 @@ def _check_kinds(**given: object) -> None:
     """Raise InputError, naming the argument, where a value cannot do what is asked of it."""
     for name, value in given.items():
         needed, allowed = _NEEDED[name]
-        if not all(hasattr(value, attribute) for attribute in needed):
+        if isinstance(value, type) or not all(hasattr(value, attribute) for attribute in needed):
             raise InputError(f"{name}={value!r}: give {allowed}.")
 
 

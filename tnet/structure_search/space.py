@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -66,13 +67,21 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if self.kind not in ("free", "ranks", "permutations", "trees"):
             raise InputError(f"kind={self.kind!r}: choose 'free', 'ranks', 'permutations' or 'trees'.")
-        if self.max_rank < 1:
-            raise RankError(f"max_rank={self.max_rank}: give at least 1.")
+        for name, least in (("max_rank", 1), ("n_internal", 0), ("max_degree", 1)):
+            value = getattr(self, name)
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+            if not whole and not (name == "max_degree" and value is None):
+                error = RankError if name == "max_rank" else InputError
+                raise error(f"{name}={value!r}: give an integer of at least {least}.")
+        if self.max_width is not None and not (isinstance(self.max_width, (int, float)) and self.max_width >= 0):
+            raise InputError(f"max_width={self.max_width!r}: give a base-2 logarithm, at least 0, or None.")
+        for name, length in (("template", 2), ("fixed", 3), ("reshapes", None)):
+            object.__setattr__(self, name, _tuples(name, getattr(self, name), length))
         if (self.kind in ("ranks", "permutations")) != bool(self.template):
             raise InputError(
                 f"kind={self.kind!r} with template={self.template}: 'ranks' and 'permutations' have one."
             )
-        if self.n_internal < 0 or (self.n_internal and self.kind not in ("free", "trees")):
+        if self.n_internal and self.kind not in ("free", "trees"):
             raise InputError(f"n_internal={self.n_internal}: only 'free' and 'trees' have internal cores.")
         if any(rank > self.max_rank or rank < 1 for _, _, rank in self.fixed):
             raise InputError(f"fixed={self.fixed}: ranks lie between 1 and max_rank={self.max_rank}.")
@@ -96,11 +105,11 @@ class SearchSpace:
         n_modes = len(shape)
         if n_modes < 2:
             raise InputError(f"shape {tuple(shape)}: a structure has at least two modes; reshape the tensor.")
-        n_cores = n_modes + self.n_internal
+        n_cores = min(len(other) for other in (shape, *self.reshapes)) + self.n_internal
         for name, pairs in (("template", self.template), ("fixed", [bond[:2] for bond in self.fixed])):
             if any(not 0 <= i < j < n_cores for i, j in pairs):
                 raise InputError(
-                    f"{name}={pairs}: pairs (i, j) of cores have 0 <= i < j < {n_cores} for this tensor."
+                    f"{name}={pairs}: cores of pairs (i, j) have 0 <= i < j < {n_cores} in this tensor and reshapes."
                 )
         outside = [bond for bond in self.fixed if self.template and bond[:2] not in self.template]
         if outside:
@@ -109,12 +118,15 @@ class SearchSpace:
             raise InputError(f"reshapes={self.reshapes}: each has {math.prod(shape)} entries, as the tensor has.")
         if self.template and any(len(other) != n_modes for other in self.reshapes):
             raise InputError(f"reshapes={self.reshapes}: the template joins {n_modes} modes, so each has as many.")
-        least = Structure(tuple(shape), tuple(bond for bond in sorted(self.fixed) if bond[2] > 1), self.n_internal)
-        if not self._meets_constraints(least):
+        if not self._meets_constraints(self.smallest(shape)):
             raise InputError(
                 f"no structure meets the constraints: the fixed bonds {self.fixed} alone break max_degree="
                 f"{self.max_degree}, max_width={self.max_width} or the absence of loops."
             )
+
+    def smallest(self, shape: Sequence[int]) -> Structure:
+        """Return the structure that has the fixed bonds alone: if any meets the constraints, it does."""
+        return Structure(tuple(shape), tuple(bond for bond in sorted(self.fixed) if bond[2] > 1), self.n_internal)
 
     def pairs(self, n_modes: int) -> list[Pair]:
         """Return the pairs of cores that may have a bond: the rank variables, in their order."""
@@ -230,6 +242,19 @@ class SearchSpace:
                         yield lower.with_rank(*pair, lower.rank(*pair) + 1)
         for i, j in itertools.combinations(range(structure.n_modes), 2):
             yield exchanged(structure, i, j)
+
+
+def _tuples(name: str, given: object, length: int | None) -> tuple[tuple[int, ...], ...]:
+    """Return sequences of so many integers as tuples; of pairs and bonds no two join the same cores."""
+    try:
+        found = tuple(tuple(operator.index(number) for number in item) for item in given)  # type: ignore[attr-defined]
+    except TypeError:
+        raise InputError(f"{name}={given!r}: give a tuple of tuples of integers.") from None
+    wrong = [item for item in found if (len(item) != length if length else len(item) < 2 or min(item) < 1)]
+    if wrong or (length and len({item[:2] for item in found}) < len(found)):
+        what = f"tuples of {length} integers, each pair of cores once" if length else "shapes of at least two modes"
+        raise InputError(f"{name}={given!r}: give {what}.")
+    return found
 
 
 def exchanged(structure: Structure, i: int, j: int) -> Structure:

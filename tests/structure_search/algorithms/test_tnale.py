@@ -12,6 +12,7 @@ from tests.structure_search.algorithms.dialogues import best, missing_ranks, pro
 from tnet.errors import InputError
 from tnet.structure_search.algorithms.tnale import TnALE, interpolated_errors, rank_window
 from tnet.structure_search.objective import SizeAndError
+from tnet.structure_search.search import search
 from tnet.structure_search.space import SearchSpace
 from tnet.structure_search.structure import Structure
 
@@ -193,3 +194,15 @@ def test_x_is_not_touched() -> None:
     before = np.array(setting.x)
     talk(TnALE(patience=1), setting, lambda s: 1 / s.n_params)
     assert np.array_equal(before, setting.x)
+
+
+def test_it_begins_where_it_is_told(tmp_path):
+    x = np.random.default_rng(0).standard_normal((3, 3, 3))
+    start = Structure((3, 3, 3), ((0, 1, 2), (0, 2, 2), (1, 2, 2)))
+    walk = TnALE(initial_rounds=0, patience=1, start=start)
+    settings = {"objective": SizeAndError(5.0), "algorithm": walk, "rng": 0, "resume": tmp_path / "log"}
+    found = search(x, **settings)
+    assert start in [trial.structure for trial in found.trials[:3]]  # in the window of the first variable
+    assert search(x, **settings).best.score == found.best.score
+    with pytest.raises(InputError, match="start="):
+        TnALE(start=((0, 1, 2),))  # type: ignore[arg-type]

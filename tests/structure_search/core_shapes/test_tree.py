@@ -124,3 +124,26 @@ CHAIN = Structure((2, 3, 4), ((0, 1, 2), (1, 2, 2)))
 def test_bad_input_is_told_apart(arguments: dict[str, Any], error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         tree_core_shape(**arguments)
+
+
+TRAIN = Structure((2, 3, 2), ((0, 1, 2), (1, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tree": 5, "spectra": [[1.0]]}, "tree=5"),
+        ({"tree": TRAIN, "spectra": 5}, "spectra is a int"),
+        ({"tree": TRAIN, "spectra": "ab"}, "spectra is a str"),
+        ({"tree": TRAIN, "spectra": [["a"], ["b"]]}, "real numbers"),
+        ({"tree": TRAIN, "spectra": [[1j], [1j]]}, "real numbers"),
+        ({"tree": TRAIN, "spectra": [[1e308, 1e308], [1.0]]}, "their sum too"),
+    ],
+)
+def test_what_is_no_tree_and_no_spectrum(arguments, message):
+    with pytest.raises(InputError, match=message):
+        tree_core_shape(max_params=50, **arguments)
+
+
+def test_nested_lists_are_read():
+    assert tree_core_shape([[1.0, 0.0], [0.0, 2.0]], tree=Structure((2, 2), ((0, 1, 2),)), max_params=4).ranks == (1,)

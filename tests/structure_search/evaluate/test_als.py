@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.structure_search.evaluate.cases import (
     ALL,
@@ -228,6 +230,50 @@ def test_more_rounds_follow_only_where_a_target_is_missed() -> None:
     assert len(content.start_errors) == 2
     assert len(wanting.start_errors) == 7
     assert wanting.start_errors[:2] == pytest.approx(content.start_errors, rel=1e-9)
+
+
+def test_starts_too_slow_to_beat_what_is_known_end_early() -> None:
+    structure = PLANTED["complete"]
+    x = planted(structure, 0, noise=1.0)
+    (full,) = ALS().solve(x, SQUARED, [Start(structure, 0)])
+    starts = [Start(structure, 0, beat=share * full.rse) for share in (0.9, 1.05, 0.2)]
+    out_of_reach, within_reach, far = ALS().solve(x, SQUARED, starts)
+    assert 80 < out_of_reach.n_sweeps < full.n_sweeps
+    assert 0.9 * full.rse < out_of_reach.rse < 1.2 * full.rse
+    assert within_reach.rse == pytest.approx(full.rse, rel=1e-9)
+    assert far.start_errors == pytest.approx(full.start_errors, rel=1e-9)
+    assert far.n_sweeps == full.n_sweeps
+
+
+def test_no_more_rounds_follow_where_the_scatter_of_the_starts_leaves_no_hope() -> None:
+    structure = PLANTED["complete"]
+    x = planted(structure, 0, noise=1.0)
+    solver = ALS(n_starts=4, max_starts=12, n_kept=4)
+    (full,) = solver.solve(x, SQUARED, [Start(structure, 0)])
+    scatter = float(np.std(full.start_errors, ddof=1))
+    assert 0 < scatter < 0.2 * full.rse
+    beats = (full.rse - 3 * scatter, full.rse - 0.1 * scatter, 0.2 * full.rse)
+    starts = [Start(structure, 0, target=beat, beat=beat) for beat in beats]
+    hopeless, plausible, far = solver.solve(x, SQUARED, starts)
+    assert len(hopeless.start_errors) == 4
+    assert len(plausible.start_errors) > 4
+    assert len(far.start_errors) > 4
+
+
+@given(shares=st.lists(st.floats(0.3, 1.2), min_size=2, max_size=4), rounds=st.booleans())
+@settings(max_examples=10)
+def test_what_is_to_beat_changes_nothing_for_the_company(shares: list[float], rounds: bool) -> None:
+    structure = PLANTED["complete"]
+    x = planted(structure, 0, noise=1.0)
+    solver = ALS(n_starts=2, max_starts=6, race_sweeps=3, max_sweeps=18)
+    (full,) = solver.solve(x, SQUARED, [Start(structure, 0)])
+    beats = [share * full.rse for share in shares]
+    starts = [Start(structure, k, target=beat if rounds else 0.0, beat=beat) for k, beat in enumerate(beats)]
+    together = solver.solve(x, SQUARED, starts)
+    for start, found in zip(starts, together, strict=True):
+        (alone,) = solver.solve(x, SQUARED, [start])
+        assert found.start_errors == pytest.approx(alone.start_errors, rel=1e-9)
+        assert found.n_sweeps == alone.n_sweeps
 
 
 def test_the_best_rank_one_network_of_a_zero_slice_is_finite() -> None:

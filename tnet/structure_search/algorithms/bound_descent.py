@@ -43,7 +43,7 @@ def descend(landscape: Landscape, start: Points, score: Score) -> tuple[Points, 
             winner = int(np.argmin(values))
             if values[winner] < best:
                 chosen, best = near.part(places[winner : winner + 1]), float(values[winner])
-        if chosen is None:
+        if chosen is None or landscape.expired():
             return point, best
         point = chosen
 
@@ -68,7 +68,7 @@ def local_minima(
     best, last_gain, n_descents = math.inf, 0, 0
     point = landscape.random(1, rng) if start is None else start
     here, vain = math.inf, 0
-    while n_descents - last_gain < patience:
+    while n_descents - last_gain < patience and not (n_descents and landscape.expired()):
         kicked = point if here == math.inf else _kicked(landscape, point, rng)
         candidate, value = descend(landscape, kicked, score)
         n_descents += 1
@@ -101,7 +101,7 @@ def _kicked(landscape: Landscape, point: Points, rng: np.random.Generator) -> Po
         chosen = rng.choice(n_slots, min(n_slots, int(rng.integers(1, 6))), replace=False)
         row[chosen] = row[chosen] + rng.integers(1, 3, len(chosen)) if way == 0 else rng.integers(1, 5, len(chosen))
     kicked = Points(np.clip(row, landscape.lowest, landscape.highest)[None], order[None])
-    return kicked if landscape.allowed(kicked)[0] else point
+    return kicked if landscape.allowed(kicked)[0] and landscape.narrow(kicked)[0] else point
 
 
 def _starred(landscape: Landscape, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:

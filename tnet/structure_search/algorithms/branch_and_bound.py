@@ -12,6 +12,7 @@ __all__ = ["all_below", "least_score"]
 
 _BLOCK = 4096  # nodes looked at together
 _PAIRED_UP_TO = 8  # modes; 105 partitions into pairs
+_PERMUTED_UP_TO = 8  # modes; 40320 orders
 
 
 def all_below(landscape: Landscape, score: float, *, max_nodes: int) -> Points | None:
@@ -28,7 +29,8 @@ def all_below(landscape: Landscape, score: float, *, max_nodes: int) -> Points |
     Returns
     -------
     Points or None
-        None where ``max_nodes`` did not do, or where the objective is not known to grow with size and error.
+        None where ``max_nodes`` did not do, the seconds of the search are over, more than 8 modes may change places,
+        or the objective is not known to grow with size and error.
 
     Notes
     -----
@@ -43,7 +45,7 @@ def all_below(landscape: Landscape, score: float, *, max_nodes: int) -> Points |
 
     by the inequality of the arithmetic and geometric mean. The best of several partitions of the modes counts.
     """
-    if not landscape.is_monotone:
+    if not landscape.is_monotone or not _are_few_orders(landscape):
         return None
     found: list[Points] = []
     left = max_nodes
@@ -73,6 +75,10 @@ def least_score(landscape: Landscape, score: float) -> float | None:
     else:
         size, bound = _SizeBound(landscape, score)(low), landscape.scores(high).bound
     return min(score, float(landscape.score_at(size, bound)[0]))
+
+
+def _are_few_orders(landscape: Landscape) -> bool:
+    return landscape.space.kind != "permutations" or landscape.n_modes <= _PERMUTED_UP_TO
 
 
 def _orders(landscape: Landscape) -> list[np.ndarray]:
@@ -122,7 +128,7 @@ def _partitions(n_modes: int) -> list[tuple[int, ...]]:
     everything = (1 << n_modes) - 1
     found = [(mask, everything ^ mask) for mask in range(1, 1 << (n_modes - 1))]
     if n_modes <= _PAIRED_UP_TO:
-        found += _matchings(tuple(range(n_modes)))
+        found += [matching for matching in _matchings(tuple(range(n_modes))) if len(matching) > 1]
     return found
 
 
@@ -180,7 +186,7 @@ class _Tree:
                 [np.repeat(prefix, len(values), axis=0), np.tile(values, len(prefix))[:, None]], axis=1
             )
             self.n_nodes += len(grown)
-            if self.n_nodes > max_nodes:
+            if self.n_nodes > max_nodes or self.landscape.expired():
                 return None
             least = np.concatenate([grown, np.repeat(low[None, depth + 1 :], len(grown), axis=0)], axis=1)
             most = np.concatenate([grown, np.repeat(high[None, depth + 1 :], len(grown), axis=0)], axis=1)

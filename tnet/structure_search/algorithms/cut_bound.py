@@ -15,6 +15,7 @@ from tnet.structure_search.algorithms.bound_descent import Score, local_minima
 from tnet.structure_search.algorithms.branch_and_bound import all_below, least_score
 from tnet.structure_search.algorithms.candidate_pool import CandidatePool
 from tnet.structure_search.algorithms.landscape import Landscape, Points
+from tnet.structure_search.algorithms.tnale import TnALE
 from tnet.structure_search.algorithms.trees import TreeSearch
 from tnet.structure_search.objective import INFEASIBLE
 from tnet.structure_search.proposals import Candidate, Problem, Proposals
@@ -26,7 +27,7 @@ __all__ = ["CutBound"]
 
 _NEIGHBOURS_KEPT = 200  # of a structure that was evaluated
 _TREES_KEPT = 8
-_BEFORE_TREES = 16  # structures asked for: what can be proven soon is proven by then
+_BEFORE_GUESTS = 16  # structures asked for: what can be proven soon is proven by then
 _BOUND_TRUSTED = 8  # evaluations in vain in the order of the bound, before the model gets most of each batch
 
 
@@ -41,7 +42,8 @@ class CutBound:
     patience : int
         It ends after so many evaluations in vain, unless it can soon prove that nothing is better.
     max_nodes : int
-        Of branch and bound, each time that the best score fell; shared out where there are internal cores.
+        Of branch and bound, which is tried again as structures are asked for and the best score falls; shared out
+        where there are internal cores.
     effort : int
         Descents on the bound alone that may be in vain, for each rank variable and each choice of an internal core.
 
@@ -55,10 +57,11 @@ class CutBound:
     2. evaluates the best in the order of what is believed of them: :math:`F_{LB}`, or the objective at the error of
        an evaluated structure that contains them, if that is larger;
     3. lists all structures with :math:`F_{LB}` below the best score by branch and bound. Where the list is complete
-       and every member was evaluated, the best is optimal, as far as the solver found the error of each;
-    4. elsewhere runs :class:`~tnet.structure_search.algorithms.TreeSearch` once, whose ranks are exact for trees, and
-       then takes half of each batch from structures that a model of the error expects to be best: near the best
-       so far, or found by local search on the model's prediction.
+       and every member was evaluated, it ends; where the list is empty, the best is optimal;
+    4. elsewhere walks from the best so far by :class:`~tnet.structure_search.algorithms.TnALE`, then runs
+       :class:`~tnet.structure_search.algorithms.TreeSearch`, whose ranks are exact for trees, each once and where any
+       bond may be, and then takes half of each batch from structures that a model of the error expects to be best:
+       near the best so far, or found by local search on the model's prediction.
 
     Without spectra (completion, weights, other losses) the model has only the ranks to go by.
     """
@@ -83,8 +86,8 @@ class CutBound:
         while batch := search.next_batch():
             trials = yield [entry.structure for entry in batch]
             search.learn(batch, trials)
-            if search.wants_trees:
-                yield from search.trees()
+            if search.wants_guests:
+                yield from search.guests()
         return search.bound_of_the_rest()
 
 
@@ -108,10 +111,10 @@ class _Search:
         self.asked: set[Structure] = set()
         self.in_vain = self.bound_in_vain = 0
         self.listed_below: float | None = None
-        self.failed_below = math.inf
+        self.failed_below, self.list_again_at = math.inf, 0
         self.first: list[tuple[CandidatePool, int]] = []
         has_tails = isinstance(problem.spectra, CutSpectra) and problem.spectra.n_cuts > 0
-        self.trees_wait = problem.space.kind == "free" and has_tails
+        self.guests_wait = problem.space.kind == "free" and has_tails
 
     def seed(self) -> None:
         """Fill the pools with the local minima of the bound, or with random structures where there is none."""
@@ -209,17 +212,24 @@ class _Search:
                 entry.pool.add(near, self.best, _NEIGHBOURS_KEPT)
 
     @property
-    def wants_trees(self) -> bool:
-        """Whether the first answers have shown that this will take longer, and trees were not searched yet."""
+    def wants_guests(self) -> bool:
+        """Whether the first answers have shown that this will take longer, and no other algorithm was asked yet."""
         has_bounds = any(pool.landscape.bounds is not None for pool in self.pools)
-        asked_enough = len(self.asked) >= (_BEFORE_TREES if has_bounds else 1)
-        return self.trees_wait and self.listed_below is None and asked_enough
+        asked_enough = len(self.asked) >= (_BEFORE_GUESTS if has_bounds else 1)
+        return self.guests_wait and self.listed_below is None and asked_enough
 
-    def trees(self) -> Generator[Sequence[Structure | Candidate], Sequence[Trial], None]:
-        """Carry the dialogue of the search for trees, and take in what it finds."""
-        self.trees_wait = False
+    def guests(self) -> Generator[Sequence[Structure | Candidate], Sequence[Trial], None]:
+        """Walk from the best so far, then search for trees."""
+        self.guests_wait = False
+        if self.best_place is not None:
+            pool, place = self.best_place
+            walk = TnALE(initial_rounds=0, patience=1, start=pool.landscape.structure(pool.points, place))
+            yield from self._guest(walk.propose(self.problem, self.rng))
         space = replace(self.problem.space, kind="trees")
-        dialogue = TreeSearch().propose(replace(self.problem, space=space), self.rng)
+        yield from self._guest(TreeSearch().propose(replace(self.problem, space=space), self.rng))
+
+    def _guest(self, dialogue: Proposals) -> Generator[Sequence[Structure | Candidate], Sequence[Trial], None]:
+        """Carry the dialogue of another algorithm, and take in what it finds."""
         trials: Sequence[Trial] | None = None
         while True:
             try:
@@ -228,14 +238,14 @@ class _Search:
                 return
             trials = yield asked
             for trial in trials:
-                self._learn_tree(trial)
+                self._learn_from_guest(trial)
             # A bound is no error: what was ruled out counts as failed.
             trials = [
                 replace(trial, rse=math.inf, score=math.inf) if trial.status == "pruned" else trial
                 for trial in trials
             ]
 
-    def _learn_tree(self, trial: Trial) -> None:
+    def _learn_from_guest(self, trial: Trial) -> None:
         structure = trial.structure
         self.asked.add(structure.canonical())
         pool = next((pool for pool in self.pools if pool.landscape.shape == structure.shape), None)
@@ -248,8 +258,14 @@ class _Search:
         self.learn([_Entry(pool, place, structure, False)], [trial])
 
     def _list_all(self) -> None:
-        """List what may be better than the best by branch and bound, if that was not done and may succeed."""
+        """List what may be better than the best by branch and bound, if that was not done and may succeed.
+
+        Where it failed it is tried again with a better score, once twice as many structures were asked for, and
+        before the search ends.
+        """
         if self.listed_below is not None or not self.best < min(self.failed_below, INFEASIBLE):
+            return
+        if len(self.asked) < self.list_again_at and self.in_vain < self.settings.patience:
             return
         found = []
         for pool in self.pools:
@@ -257,7 +273,7 @@ class _Search:
                 pool.landscape, self.best, max_nodes=self.settings.max_nodes // (1 + pool.landscape.space.n_internal)
             )
             if points is None:
-                self.failed_below = self.best
+                self.failed_below, self.list_again_at = self.best, 2 * len(self.asked)
                 return
             found.append(points)
         for pool, points in zip(self.pools, found, strict=True):

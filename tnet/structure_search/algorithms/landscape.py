@@ -66,6 +66,7 @@ class Landscape:
     def __init__(self, problem: Problem) -> None:
         space, shape = problem.space, problem.shape
         self.objective, self.space, self.shape = problem.objective, space, shape
+        self.expired = problem.expired
         self.n_modes, self.n_cores = len(shape), len(shape) + space.n_internal
         slots = space.pairs(self.n_modes)
         self.slots = np.array(slots, dtype=np.intp).reshape(-1, 2)
@@ -169,8 +170,7 @@ class Landscape:
 
     def error_that_wins(self, score: float) -> float:
         """Return the largest squared relative error with which any structure can beat a score."""
-        smallest = Structure(self.shape, tuple(bond for bond in sorted(self.space.fixed) if bond[2] > 1))
-        return max(0.0, self.objective.error_to_beat(smallest, score))
+        return max(0.0, self.objective.error_to_beat(self.space.smallest(self.shape), score))
 
     def products_of(self, ranks: np.ndarray) -> np.ndarray:
         """Return the product of the ranks of each core, of ranks of pairs; 0 for an internal core without bonds."""
@@ -198,7 +198,7 @@ class Landscape:
         return Points(ranks, np.broadcast_to(np.arange(self.n_cores), (len(ranks), self.n_cores)))
 
     def random(self, count: int, rng: np.random.Generator) -> Points:
-        """Return points with about half the bonds, most of rank 2, that are :meth:`allowed`."""
+        """Return points with about half the bonds, most of rank 2, that meet the constraints."""
         n_slots = len(self.slots)
         density = rng.uniform(0.3, 0.8, (count, 1))
         ranks = np.where(rng.random((count, n_slots)) < density, 1 + rng.geometric(0.5, (count, n_slots)), 1)
@@ -209,7 +209,7 @@ class Landscape:
         dropped = np.argsort(rng.random((count, n_slots)), axis=1)
         for turn in range(n_slots):
             points = Points(ranks, order)
-            broken = ~self.allowed(points)
+            broken = ~(self.allowed(points) & self.narrow(points))
             if not broken.any():
                 break
             slot = dropped[broken, turn]
@@ -218,10 +218,20 @@ class Landscape:
 
     def keys(self, points: Points) -> list[bytes]:
         """Return what is equal for equal structures."""
-        return [row.tobytes() for row in self.pair_ranks(points).astype(np.int16)]
+        return [row.tobytes() for row in self.pair_ranks(points).astype(np.int32)]
+
+    def narrow(self, points: Points) -> np.ndarray:
+        """Return which points meet the constraint on the contraction width."""
+        most = self.space.max_width
+        if most is None:
+            return np.ones(points.count, dtype=bool)
+        good = np.log2(self.products_of(self.pair_ranks(points)).max(axis=1)) <= most
+        for place in np.flatnonzero(good):
+            good[place] = self.structure(points, int(place)).width <= most
+        return good
 
     def allowed(self, points: Points) -> np.ndarray:
-        """Return which points meet the constraints on degrees and loops; on the width only the space looks."""
+        """Return which points meet the constraints on degrees and loops; for the width see :meth:`narrow`."""
         good = np.ones(points.count, dtype=bool)
         if self.space.max_degree is None and self.space.kind != "trees":
             return good
@@ -262,7 +272,8 @@ class Landscape:
             ranks = np.concatenate([ranks, np.repeat(row[None], len(pairs), axis=0)])
             orders = np.concatenate([orders, swapped])
         found = Points(ranks, orders)
-        return found.part(self.allowed(found))
+        found = found.part(self.allowed(found))
+        return found.part(self.narrow(found))
 
 
 def _without_loops(linked: np.ndarray) -> np.ndarray:

@@ -46,6 +46,8 @@ class TnALE:
         Probability that a pair of cores has no bond at the start. None: 0.6 for free topologies, else 0.
     patience : int or None
         Ends after so many rounds of the main phase without a better score. None never ends, as published.
+    start : Structure or None
+        Where it begins, of the tensor's own shape and in the order of its modes; None draws one, as published.
 
     Notes
     -----
@@ -75,6 +77,7 @@ class TnALE:
     round_trips: int = 1
     absent: float | None = None
     patience: int | None = 5
+    start: Structure | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("initial_radius", 1), ("radius", 1), ("initial_rounds", 0), ("round_trips", 1)):
@@ -82,6 +85,8 @@ class TnALE:
                 raise InputError(f"{name}={getattr(self, name)!r}: give a whole number, at least {least}.")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience={self.patience!r}: give a number of rounds, at least 1, or None.")
+        if not (self.start is None or isinstance(self.start, Structure)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"start={self.start!r}: give a Structure, or None for a random one.")
         if self.absent is not None and not 0 <= self.absent <= 1:
             raise InputError(f"absent={self.absent!r}: give a probability.")
 
@@ -92,6 +97,9 @@ class TnALE:
     def _dialogue(self, problem: Problem, rng: np.random.Generator) -> Proposals:
         coordinates = Coordinates(problem.space, problem.shape)
         start = coordinates.random(rng, absent=self.absent)
+        if self.start is not None and self.start.shape == problem.shape:
+            ranks = [self.start.rank(i, j) for i, j in problem.space.pairs(len(problem.shape))]
+            start = coordinates.repaired(ranks, None if start.order is None else range(len(start.order)), rng)
         walk = _Walk(problem, coordinates, center=start, at=_Known(start))
         if not walk.variables:
             yield [coordinates.structure(start)]

@@ -116,6 +116,8 @@ class TreeSearch:
         plans: dict[TreeKey, _Plan] = {}
         for slack in self.slacks:
             for guide in hunt.guides:
+                if plans and hunt.problem.expired():
+                    break
                 for tree in hunt.trees(guide, slack):
                     plans.setdefault((guide.shape, tree.key), _Plan(guide, tree, _uniform(tree, slack)))
         return (yield from hunt.fit(list(plans.values())))
@@ -124,6 +126,8 @@ class TreeSearch:
         """Ask for trees near the best ones, and for the best where tails are disturbed; return whether one wins."""
         plans: dict[TreeKey, _Plan] = {}
         for best in hunt.leaders(self.n_finalists):
+            if hunt.problem.expired():
+                break
             guide, price = best.plan.guide, best.price
             moved = tree_moves(
                 best.plan.tree, max_internal=hunt.problem.space.n_internal, max_degree=guide.max_degree
@@ -184,7 +188,8 @@ class _Hunt:
         space = self.problem.space
         if space.kind == "ranks":
             structure = Structure(guide.shape, tuple((i, j, 2) for i, j in sorted(space.template)))
-            return [tree_of(structure)] if structure.is_tree else []
+            tree = tree_of(structure) if structure.is_tree else None
+            return [tree] if tree is not None and guide.is_known(tree) else []
         found: dict[Tree, None] = {}
         for degree in (2, 3, None):
             for tree, _ in guide.topologies(slack, degree)[:_NEAREST]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tnet.arrays import Array
+from tnet.arrays import Array, as_array
 from tnet.errors import InputError, ShapeError
 from tnet.structure_search.core_shapes.packing import MOST_LABELS
 from tnet.structure_search.core_shapes.tucker import (
@@ -125,6 +125,8 @@ def tree_core_shape(
     >>> tree_core_shape(x, tree=train, max_params=14).n_params <= 14
     True
     """
+    if not isinstance(tree, Structure):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"tree={tree!r}: give a Structure.")
     if not tree.is_tree or not 0 < len(tree.bonds) == tree.n_cores - 1:
         raise InputError(f"{tree!r}: give bonds that join all cores without loops; ranks may be 2 everywhere.")
     if (x is None) == (spectra is None):
@@ -138,10 +140,11 @@ def tree_core_shape(
             raise ShapeError(f"{len(given)} spectra for {len(pairs)} bonds: give one for each.")
         squared = [given[place] for place in order]
     else:
-        if tuple(getattr(x, "shape", ())) != tree.shape:
-            raise ShapeError(f"x of shape {tuple(getattr(x, 'shape', ()))}: the tree is one of shape {tree.shape}.")
+        tensor = as_array(x)
+        if tuple(tensor.shape) != tree.shape:
+            raise ShapeError(f"x of shape {tuple(tensor.shape)}: the tree is one of shape {tree.shape}.")
         sides = [tuple(k for k in range(tree.n_modes) if cut >> k & 1) for cut in walked.cuts]
-        found = spectra_of_sides(x, sides)
+        found = spectra_of_sides(tensor, sides)
         squared, exponent = found.squared, found.prepared.exponent
     budget = checked_budget(max_params, sum(tree.shape) + tree.n_internal)
     kept = [kept_sums(s) for s in squared]

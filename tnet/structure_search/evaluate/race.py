@@ -19,6 +19,11 @@ __all__ = ["Race", "RaceSettings"]
 _AGREEMENT = 1e-3
 _STARTS_TO_AGREE = 3
 _ROUNDS_TO_AGREE = 2
+# Squared errors up to so many times the one to beat are judged by their pace and scatter. Those above may stand still
+# long before they fall by orders of magnitude, as where a planted network is found.
+_NEAR = 4.0
+_TIMES_ITS_LOOKS = 2.0  # the gain since the last look that a start is granted at most
+_DEVIATIONS = 1.0  # below the best that another start is granted
 
 
 class RaceSettings(Protocol):
@@ -47,9 +52,10 @@ class Race:
         Of each structure, over all its starts.
     """
 
-    def __init__(self, targets: np.ndarray, goes_on: np.ndarray, settings: RaceSettings) -> None:
+    def __init__(self, targets: np.ndarray, beats: np.ndarray, goes_on: np.ndarray, settings: RaceSettings) -> None:
         n = len(targets)
         self._targets = targets
+        self._beats = beats
         self._goes_on = goes_on
         self._settings = settings
         self._best = np.full(n, math.inf)
@@ -69,7 +75,8 @@ class Race:
         rounds = []
         for k in np.flatnonzero(~busy).tolist():
             left = self._settings.max_starts - int(self._n_starts[k])
-            wanting = self._goes_on[k] and self._best[k] > self._targets[k] and not self._agree(k)
+            wanting = self._goes_on[k] and self._best[k] > self._targets[k]
+            wanting = wanting and not self._agree(k) and not self._scatter_too_little(k)
             if self._n_rounds[k] == 0:
                 rounds.append((k, 0, n_starts[k]))
             elif wanting and min(n_starts[k], left) > 0:
@@ -99,8 +106,9 @@ class Race:
     def judged(self, errors: np.ndarray) -> np.ndarray:
         """Take the errors after a few more sweeps, and return the places of the starts that go on.
 
-        A structure ends with the first start that reaches its target. A start ends when it has converged or swept
-        often enough; of those that were looked at for the first time only the best few of each structure go on.
+        A structure ends with the first start that reaches its target. A start ends when it has converged, swept often
+        enough, or is too slow to beat what is known; of those that were looked at for the first time only the best
+        few of each structure go on.
         """
         rules = self._settings
         errors = np.where(np.isfinite(errors), errors, math.inf)
@@ -109,7 +117,8 @@ class Race:
         np.add.at(self.n_sweeps, self.owners, rules.race_sweeps)
         known = np.isfinite(self._errors)
         before = np.where(known, self._errors, 1.0)
-        converged = known & (before - np.where(np.isfinite(errors), errors, 0.0) < rules.change * before)
+        gain = before - np.where(np.isfinite(errors), errors, 0.0)
+        converged = known & ((gain < rules.change * before) | self._too_slow(errors, gain))
         won = (self._best <= self._targets)[self.owners]
         settled = converged | (self._sweeps >= rules.max_sweeps) | ~np.isfinite(errors)
         goes_on = ~won & ~settled & self._within_race(errors)
@@ -136,6 +145,22 @@ class Race:
             n_sweeps=int(self.n_sweeps[k]),
             seconds=seconds * int(self.n_sweeps[k]),
         )
+
+    def _too_slow(self, errors: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Return which starts, near the error to beat, will not reach it at the pace of the last sweeps."""
+        rules = self._settings
+        beats = self._beats[self.owners]
+        near = (self._best[self.owners] > beats) & (errors <= _NEAR * beats)
+        left = np.minimum(rules.max_sweeps - self._sweeps, _TIMES_ITS_LOOKS * self._sweeps) / rules.race_sweeps
+        return near & (errors - left * gain > beats)
+
+    def _scatter_too_little(self, k: int) -> bool:
+        """Return whether the error to beat is near, but out of reach as the ends of the starts scatter."""
+        best, beat = self._best[k], self._beats[k]
+        ends = [error for error in self._settled[k] if math.isfinite(error)]
+        if len(ends) < 2 or not beat < best <= _NEAR * beat:
+            return False
+        return bool(best - _DEVIATIONS * np.std(ends, ddof=1) > beat)
 
     def _within_race(self, errors: np.ndarray) -> np.ndarray:
         """Return which starts are old, or among the best few new ones of their structure."""

@@ -43,6 +43,8 @@ __all__ = [
     "target_of",
 ]
 
+_ASYMMETRY = 1e-3  # of a second moment summed in single precision, relative to its largest entry
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -122,8 +124,14 @@ def _weighted(x: Array, exponent: int, loss: WeightedError) -> Data:
     if tuple(loss.weight.shape) != (n, n):
         raise ShapeError(f"weight of shape {tuple(loss.weight.shape)}: the columns of x ask for {(n, n)}.")
     check_finite(loss.weight, "weight")
+    if is_complex(loss.weight) and not is_complex(x):
+        raise InputError("weight is complex and x is real: give a real weight, or a complex x.")
     weight = balanced_scale(astype(loss.weight, x.dtype), "weight").array
+    if float(xp.max(xp.abs(weight - adjoint(weight)))) > _ASYMMETRY * float(xp.max(xp.abs(weight))):
+        raise InputError("weight is not Hermitian: give a second moment such as X^H X / len(X).")
     factor = gram_factor((weight + adjoint(weight)) / 2)
+    if float(xp.max(xp.abs(factor @ adjoint(factor) - weight))) > _ASYMMETRY * float(xp.max(xp.abs(weight))):
+        raise InputError("weight has negative eigenvalues: give a positive semidefinite matrix.")
     weighted = xp.reshape(x, (-1, n)) @ factor
     norm = float(xp.sum(real_part(weighted * conj(weighted))))
     if norm == 0:
@@ -271,7 +279,7 @@ class DifferentiableTarget(Target):
             approximation = xp.reshape(xp.permute_dims(xp.reshape(y[item, :], shape), axes), self.data.x.shape)
             leaf = approximation.detach().clone().requires_grad_(True)
             loss = self.data.function(leaf)
-            loss.backward()
+            loss.backward(inputs=[leaf])  # other tensors that the loss depends on keep their gradients
             slope = xp.zeros_like(leaf) if leaf.grad is None else leaf.grad
             slope = xp.permute_dims(
                 xp.reshape(slope, tuple(shape[k] for k in axes)), tuple(np.argsort(axes).tolist())

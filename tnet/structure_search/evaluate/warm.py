@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tnet.arrays import Array, from_numpy_like, to_numpy
+from tnet.arrays import Array, astype, from_numpy_like, to_numpy
 from tnet.errors import ShapeError
 from tnet.structure_search.structure import Structure
 
@@ -53,7 +53,7 @@ def adapted(cores: Sequence[Array], old: Structure, new: Structure, seed: int) -
     if shapes != old.core_shapes:
         raise ShapeError(f"cores of shapes {shapes}: the structure asks for {old.core_shapes}.")
     rng = np.random.default_rng(seed)
-    full = [_with_all_axes(to_numpy(core), old, k) for k, core in enumerate(cores)]
+    full = [_with_all_axes(_computable(to_numpy(core)), old, k) for k, core in enumerate(cores)]
     exchange = _exchanged_modes(old, new)
     if exchange is not None:
         full = _with_modes_exchanged(full, *exchange)
@@ -69,8 +69,14 @@ def adapted(cores: Sequence[Array], old: Structure, new: Structure, seed: int) -
     for k, core in enumerate(full):
         full[k] = _padded(core, (core.shape[0], *(new.rank(k, j) if j != k else 1 for j in range(new.n_cores))), rng)
     return tuple(
-        from_numpy_like(core.reshape(shape), cores[0]) for core, shape in zip(full, new.core_shapes, strict=True)
+        astype(from_numpy_like(core.reshape(shape), cores[0]), cores[0].dtype)
+        for core, shape in zip(full, new.core_shapes, strict=True)
     )
+
+
+def _computable(core: np.ndarray) -> np.ndarray:
+    """Return a core in a precision that LAPACK has."""
+    return core.astype(np.float32) if core.dtype == np.float16 else core
 
 
 def _with_all_axes(core: np.ndarray, structure: Structure, k: int) -> np.ndarray:
