@@ -36,7 +36,7 @@ class CPConv2d(FactorisedConv2d):
     rank : int
         R, the number of terms.
     stride, padding, dilation, padding_mode
-        As in :class:`torch.nn.Conv2d`.
+        As in ``torch.nn.Conv2d``.
     bias : bool
         Whether to add a bias.
     device : torch.device or str or None
@@ -159,7 +159,7 @@ class CPConv2d(FactorisedConv2d):
         max_params : int
             Elements of the factors, instead of ``rank``.
         weight : tensor, shape (I k_h k_w, I k_h k_w), optional
-            C, the second moment of the patches that :func:`torch.nn.functional.unfold` makes of the inputs: all
+            C, the second moment of the patches that ``torch.nn.functional.unfold`` makes of the inputs: all
             factors are then fitted to ``||(W - W') C^(1/2)||``.
 
         Returns

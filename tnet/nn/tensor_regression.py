@@ -160,7 +160,7 @@ class TensorRegression(nn.Module):
 
     @property
     def bias(self) -> nn.Parameter | None:
-        """``(m,)``, that of :attr:`linear`."""
+        """``(m,)``, that of ``linear``."""
         return self.linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -193,7 +193,7 @@ class TensorRegression(nn.Module):
         return self.linear.macs
 
     def extra_repr(self) -> str:
-        """Sizes; what the weight is made of stands in the line of :attr:`linear`."""
+        """Sizes; what the weight is made of stands in the line of ``linear``."""
         return f"input_shape={self.input_shape}, out_features={self.out_features}, kind={self.kind!r}"
 
 

@@ -58,7 +58,7 @@ class TTEmbedding(FactorModule):
     -----
     The table is never formed. A lookup joins the first digits of the token, and the last, to tables of their own
     where the batch is so large that this takes fewer multiply-adds, and multiplies what each token needs. On the CPU
-    tokens out of range raise; elsewhere, and under ``torch.compile``, they end as in :class:`torch.nn.Embedding`.
+    tokens out of range raise; elsewhere, and under ``torch.compile``, they end as in ``torch.nn.Embedding``.
 
     References
     ----------

@@ -36,7 +36,7 @@ class TuckerConv2d(FactorisedConv2d):
     ranks : sequence of int
         ``(r_o, r_i)``, and ``(r_o, r_i, r_h, r_w)`` to compress the spatial modes, too.
     stride, padding, dilation, padding_mode
-        As in :class:`torch.nn.Conv2d`.
+        As in ``torch.nn.Conv2d``.
     bias : bool
         Whether to add a bias.
     device : torch.device or str or None
@@ -140,7 +140,7 @@ class TuckerConv2d(FactorisedConv2d):
         spatial : bool
             Whether rows and columns of the kernel are compressed, too; four ranks say so themselves.
         weight : tensor, shape (I k_h k_w, I k_h k_w), optional
-            C, the second moment of the patches that :func:`torch.nn.functional.unfold` makes of the inputs: all
+            C, the second moment of the patches that ``torch.nn.functional.unfold`` makes of the inputs: all
             factors are then fitted to ``||(W - W') C^(1/2)||``, with the ranks found without it.
 
         Returns

@@ -43,7 +43,7 @@ def kronecker_attention(
 ) -> torch.Tensor:
     r"""Attend from every place of a grid to the means of its rows and columns.
 
-    .. math:: Y = \operatorname{softmax}\!\big(Q\, [\bar K_{\text{rows}}; \bar K_{\text{columns}}]^T / \sqrt d\big)
+    .. math:: Y = \operatorname{softmax}\left(Q\, [\bar K_{\text{rows}}; \bar K_{\text{columns}}]^T / \sqrt d\right)
               \; [\bar V_{\text{rows}}; \bar V_{\text{columns}}]
 
     Parameters
