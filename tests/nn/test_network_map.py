@@ -144,3 +144,9 @@ def test_empty_stacks_have_zero_gradients(shape):
     left = torch.randn(3, 4, requires_grad=True)
     matrix_product(left, torch.randn(shape)).sum().backward()
     assert torch.equal(left.grad, torch.zeros(3, 4))
+
+
+def test_devices_without_rates_get_an_order():
+    network = NetworkMap((("i", "r"), ("r", "j")), ("i",), ("j",), (("i", 4), ("j", 3), ("r", 2)))
+    for device in ("meta", "mps", "xpu:0"):
+        assert network.order(8, device, torch.float32).macs == network.order(8, "cpu", torch.float32).macs

@@ -173,7 +173,8 @@ def _least_macs(network: NetworkMap) -> int:
 
 
 def _rates(device: str, dtype: torch.dtype) -> Rates:
-    return torch_rates("cpu" if device == "meta" else device, dtype)
+    # Other devices have no rates of their own: any order is right, and those of the host are a guess.
+    return torch_rates(device if device.startswith("cuda") else "cpu", dtype)
 
 
 def _filled(order: Order, first: Axes, last: Axes, sizes: Mapping[str, int]) -> Program:

@@ -29,7 +29,7 @@ def torch_rates(device: str, dtype: torch.dtype) -> Rates:
     Parameters
     ----------
     device : str
-        ``"cpu"``, ``"cuda"`` or ``"cuda:0"``: all devices of a kind in one process count as equal.
+        ``"cpu"``, ``"cuda"`` or ``"cuda:0"``; other kinds have no rates.
     dtype : torch.dtype
 
     Notes
@@ -44,7 +44,7 @@ def torch_rates(device: str, dtype: torch.dtype) -> Rates:
 
 
 def _measure(device: str, kind: str, dtype: torch.dtype) -> Rates:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad():
         return _Bench(torch.device(device), kind, dtype).rates()
 
 
